@@ -1,0 +1,1 @@
+"""oblong: which weights can be fine-tuned without forgetting."""

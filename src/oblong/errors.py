@@ -1,0 +1,141 @@
+"""Every exception that oblong raises on purpose.
+
+    OblongError
+    |-- UserError                     exit code 2: your input; the message says what to change
+    |   |-- ModelNotFoundError        a MODEL that is no file, directory, cached Hub id or `demo`
+    |   |-- CorruptCheckpointError    a checkpoint file whose header or data cannot be trusted
+    |   |-- UnsupportedFormatError    a file that is no known checkpoint format
+    |   |-- RecordError               a Scan, Plan, Run, ... that cannot be read
+    |   |-- RecipeError               a recipe with one or more mistakes, all of them listed
+    |   |-- SelectionError            a criterion, budget or filter that selects nothing sensible
+    |   |-- PlanMismatchError         a Plan that was made for another model
+    |   |-- DataError                 text that is missing, empty or unreadable
+    |   |-- OutputExistsError         an output that would be overwritten without --force
+    |   |-- OutputWriteError          an output that cannot be written (disk full, no permission)
+    |   `-- MissingExtraError         an optional dependency that is not installed
+    `-- OperationalError              exit code 1: our failure, or the world's
+        |-- DownloadError             a download that broke and could not be repaired
+        |-- VerificationError         weights that are not what the manifest says
+        `-- WorkerError               a run of a comparison that died
+
+A bad *number* (a tensor with NaN, a rank-deficient matrix) is never an exception: it is a status in the record.
+Only `oblong.cli.main` prints these and turns them into exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class OblongError(Exception):
+    """Base of all deliberate errors; `str(error)` is the whole message for the user."""
+
+    exit_code = 1
+
+
+class UserError(OblongError):
+    """The request cannot be carried out as given; the message says what to do instead."""
+
+    exit_code = 2
+
+
+class OperationalError(OblongError):
+    """The request was fine; carrying it out failed."""
+
+    exit_code = 1
+
+
+class ModelNotFoundError(UserError):
+    """No model under this name."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        super().__init__(f"cannot find the model {model!r}: {reason}")
+
+
+class CorruptCheckpointError(UserError):
+    """A checkpoint file that cannot be trusted."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path = Path(path)
+        super().__init__(f"{path}: corrupt checkpoint: {reason}")
+
+
+class UnsupportedFormatError(UserError):
+    """A file that oblong cannot read as a checkpoint."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path = Path(path)
+        super().__init__(f"{path}: {reason}")
+
+
+class RecordError(UserError):
+    """A record file that cannot be read."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path = Path(path)
+        super().__init__(f"{path}: {reason}")
+
+
+class RecipeError(UserError):
+    """A recipe with mistakes; `problems` holds one `path: what is wrong` for each of them."""
+
+    def __init__(self, path: Path | str, problems: Sequence[str]) -> None:
+        self.path = Path(path)
+        self.problems = tuple(problems)
+        noun = "mistake" if len(self.problems) == 1 else "mistakes"
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{path}: {len(self.problems)} {noun} in the recipe\n{lines}")
+
+
+class SelectionError(UserError):
+    """A criterion, order, stratum, budget or filter that cannot select anything sensible."""
+
+
+class PlanMismatchError(UserError):
+    """A Plan that does not fit the model it is applied to."""
+
+
+class DataError(UserError):
+    """Training or evaluation text that is missing, empty or unreadable."""
+
+
+class OutputExistsError(UserError):
+    """An output that already exists and would be overwritten."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        super().__init__(f"{path} exists already: choose another output, or pass --force to replace it")
+
+
+class OutputWriteError(UserError):
+    """An output that cannot be written; what existed before is untouched."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path = Path(path)
+        super().__init__(f"cannot write {path}: {reason}")
+
+
+class MissingExtraError(UserError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency: pip install 'oblong[{extra}]'")
+
+
+class DownloadError(OperationalError):
+    """A download that broke and could not be repaired by retrying."""
+
+
+class VerificationError(OperationalError):
+    """Weights that are not what their manifest or Plan says."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"verification failed, {len(self.problems)} problem(s):\n{lines}")
+
+
+class WorkerError(OperationalError):
+    """A run of a comparison that died; its log names the cause."""

@@ -1,0 +1,50 @@
+"""Records: the frozen, versioned files through which the stages meet. No torch here."""
+
+from oblong.records.base import Part, Provenance, Record
+from oblong.records.comparison import ArmRun, Change, Comparison, Interval
+from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
+from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
+from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
+from oblong.records.scan import (
+    CheckpointFile,
+    CheckpointInfo,
+    Measures,
+    Scan,
+    ScanConfig,
+    ScanHeader,
+    Status,
+    Unit,
+)
+
+__all__ = [
+    "ArmRun",
+    "Budget",
+    "Change",
+    "CheckpointFile",
+    "CheckpointInfo",
+    "Comparison",
+    "CorpusScore",
+    "DataSource",
+    "DeltaManifest",
+    "DocumentScore",
+    "Drift",
+    "Evaluation",
+    "Interval",
+    "Measures",
+    "Part",
+    "Plan",
+    "PlannedTensor",
+    "Provenance",
+    "Record",
+    "Rule",
+    "Run",
+    "RunStatus",
+    "Scan",
+    "ScanConfig",
+    "ScanHeader",
+    "Status",
+    "TensorDigest",
+    "Totals",
+    "TrainingPoint",
+    "Unit",
+]

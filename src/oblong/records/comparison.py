@@ -1,0 +1,74 @@
+"""The Comparison: arms x seeds, before and after, and what the differences are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field
+
+from oblong.records.base import Part, Provenance, Record, check_kind
+from oblong.records.evaluation import Evaluation
+from oblong.records.plan import Plan
+from oblong.records.run import Run
+
+COMPARISON_KIND: Final = "oblong.comparison"
+COMPARISON_SCHEMA_VERSION: Final = 1
+
+
+class Interval(Part):
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    confidence: float = 0.95
+    num_resamples: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+class ArmRun(Part):
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    run: Run
+    evaluation: Evaluation
+
+
+class Change(Part):
+    """An arm's change of loss on one corpus, nats per token, positive = worse; pooled over its seeds."""
+
+    arm: str
+    corpus: str
+    before: float
+    after: float
+    difference: Interval = Field(description="after - before, paired over documents, clustered by document")
+    against_control: Interval | None = Field(
+        default=None, description="this arm's after - the control's after, paired over documents and seeds"
+    )
+
+
+class Comparison(Record):
+    """An experiment matrix with its results."""
+
+    kind: Annotated[str, AfterValidator(check_kind(COMPARISON_KIND))] = COMPARISON_KIND
+    schema_version: int = Field(default=COMPARISON_SCHEMA_VERSION, le=COMPARISON_SCHEMA_VERSION)
+    name: str
+    model: str
+    control: str = Field(description="the arm that the others are compared with")
+    recipe: Mapping[str, Any]
+    plans: Mapping[str, Plan] = Field(description="one per arm; for redrawn random arms, that of the first seed")
+    base: Evaluation
+    runs: tuple[ArmRun, ...]
+    changes: tuple[Change, ...]
+    provenance: Provenance
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arm names, in recipe order."""
+        return tuple(dict.fromkeys(run.arm for run in self.runs))

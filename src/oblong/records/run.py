@@ -1,0 +1,93 @@
+"""The Run: what was trained, on what, how it went, and where the result lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field
+
+from oblong.records.base import Part, Provenance, Record, check_kind
+
+RUN_KIND: Final = "oblong.run"
+RUN_SCHEMA_VERSION: Final = 1
+MANIFEST_KIND: Final = "oblong.delta"
+MANIFEST_SCHEMA_VERSION: Final = 1
+
+
+class RunStatus(StrEnum):
+    """How a Run ended."""
+
+    COMPLETED = "completed"
+    DIVERGED = "diverged"
+
+
+class TrainingPoint(Part):
+    """One logged step."""
+
+    step: int
+    loss: float | None = Field(
+        description="mean training loss, nats per token, since the last point; null if not finite"
+    )
+    learning_rate: float
+    gradient_norm: float | None
+
+
+class DataSource(Part):
+    """Text that went into a Run or an Evaluation, and its digest."""
+
+    name: str
+    source: str = Field(description="path or Hub id as given")
+    digest: str = Field(description="SHA-256 over the documents' texts in order")
+    num_documents: int
+    num_bytes: int
+
+
+class Run(Record):
+    """One fine-tuning run."""
+
+    kind: Annotated[str, AfterValidator(check_kind(RUN_KIND))] = RUN_KIND
+    schema_version: int = Field(default=RUN_SCHEMA_VERSION, le=RUN_SCHEMA_VERSION)
+    name: str
+    model: str
+    plan_name: str
+    plan_digest: str
+    recipe: Mapping[str, Any] = Field(description="the recipe as resolved")
+    data: DataSource
+    seed: int
+    status: RunStatus
+    num_trainable: int
+    num_parameters: int
+    num_steps: int
+    num_tokens: int = Field(description="tokens trained on, with repetition")
+    seconds: float = Field(description="training loop only")
+    tokens_per_second: float
+    peak_memory_bytes: int = Field(description="peak resident memory of the process; on a GPU, of its allocator")
+    history: tuple[TrainingPoint, ...]
+    delta: str = Field(description="directory of the delta checkpoint, relative to this file")
+    provenance: Provenance
+
+
+class TensorDigest(Part):
+    """A tensor's identity before and after."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    base: str = Field(description="SHA-256 of the stored bytes in the base model")
+    tuned: str | None = Field(default=None, description="SHA-256 after training; null for a frozen tensor")
+    fraction_moved: float | None = Field(
+        default=None, description="share of elements that differ from the base, 0 to 1"
+    )
+
+
+class DeltaManifest(Record):
+    """What a delta checkpoint changes and, tensor by tensor, what it does not."""
+
+    kind: Annotated[str, AfterValidator(check_kind(MANIFEST_KIND))] = MANIFEST_KIND
+    schema_version: int = Field(default=MANIFEST_SCHEMA_VERSION, le=MANIFEST_SCHEMA_VERSION)
+    model: str
+    plan_digest: str
+    changed: Mapping[str, TensorDigest]
+    frozen: Mapping[str, TensorDigest]
+    provenance: Provenance

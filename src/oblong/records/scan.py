@@ -1,0 +1,249 @@
+"""The Scan: every tensor of a checkpoint, measured or with the reason why not.
+
+A Scan file is JSON Lines: one header, then one line per unit in checkpoint order, appended as it is made. While a
+scan is running the lines live in `FILE.partial`; the finished file appears at once, whole, under its own name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, Field
+
+from oblong.errors import RecordError
+from oblong.records.base import Part, Provenance, check_kind, digest_bytes, replace_on_success, validate
+
+SCAN_KIND: Final = "oblong.scan"
+SCAN_SCHEMA_VERSION: Final = 1
+
+
+class Status(StrEnum):
+    """What became of a unit. Everything but OK and RANK_DEFICIENT has no measures."""
+
+    OK = "ok"
+    RANK_DEFICIENT = "rank_deficient"
+    ZERO = "zero"
+    NON_FINITE = "non_finite"
+    VECTOR = "vector"
+    EMPTY = "empty"
+    NOT_FLOAT = "not_float"
+    EXCLUDED = "excluded"
+    TIED = "tied"
+    NOT_CONVERGED = "not_converged"
+
+    @property
+    def explanation(self) -> str:
+        """One sentence for tables and messages."""
+        return STATUS_EXPLANATIONS[self]
+
+
+STATUS_EXPLANATIONS: Final[Mapping[Status, str]] = {
+    Status.OK: "measured",
+    Status.RANK_DEFICIENT: "measured; some singular values are zero to the precision of the storage",
+    Status.ZERO: "every element is zero, so there is no spectrum",
+    Status.NON_FINITE: "holds NaN or infinite elements",
+    Status.VECTOR: "a vector or a matrix with one row or column: its condition number is 1 by definition",
+    Status.EMPTY: "has no elements",
+    Status.NOT_FLOAT: "holds integers or booleans, not weights",
+    Status.EXCLUDED: "left out by --include or --exclude",
+    Status.TIED: "shares its storage with another tensor, which is measured instead",
+    Status.NOT_CONVERGED: "the singular value decomposition did not converge",
+}
+
+
+class Measures(Part):
+    """The spectrum of one matrix, m x n, of numerical rank r. All float64; entropies in nats.
+
+    Source: Ludwig 2025, the equation named with each field; definitions in docs/reference/measures.md.
+    """
+
+    rank: int = Field(description="number of singular values above the cut-off max(m, n) * eps * s_1")
+    sigma_max: float = Field(description="largest singular value s_1")
+    sigma_min: float = Field(description="smallest non-zero singular value s_r")
+    frobenius_norm: float
+    kappa: float = Field(description="s_1 / s_r (Eq. 1)")
+    kappa_full: float | None = Field(description="s_1 / s_min(m, n); null when the matrix is singular")
+    kappa_error: float = Field(description="bound on the relative error of kappa from the arithmetic")
+    log_volume: float = Field(description="sum of ln s_i over the r non-zero values (Eq. 6, 8)")
+    entropy: float = Field(description="differential entropy of W X, X ~ N(0, v I), on its image (Eq. 3-6)")
+    max_entropy: float = Field(description="the entropy at kappa 1 with the same Frobenius norm (Theorem 1)")
+    entropy_gap: float = Field(description="max_entropy - entropy >= 0, scale-invariant")
+    mutual_information: float = Field(description="1/2 sum ln(1 + v s_i^2 / t): Y = W X + N(0, t I) (Eq. 7)")
+    stable_rank: float = Field(description="||W||_F^2 / s_1^2")
+    participation_ratio: float = Field(description="(sum s_i^2)^2 / sum s_i^4")
+    effective_rank: float | None = Field(description="exp of the entropy of s_i / sum s; needs --spectrum full")
+    sigma_ratio_95: float | None = Field(description="s_1 over the 95 % quantile from the top; needs --spectrum full")
+    null_kappa: float = Field(description="median kappa of a Gaussian matrix of this shape")
+    null_quantile: float | None = Field(description="share of Gaussian matrices of this shape with smaller kappa")
+    kappa_excess: float = Field(description="ln(kappa / null_kappa)")
+    noise_floor: float = Field(description="spectral norm of the rounding error of the storage format")
+    resolved: bool = Field(description="whether s_r stands above the noise floor")
+    kappa_low: float = Field(description="smallest kappa of the unrounded weights that the stored ones allow")
+    kappa_high: float | None = Field(description="largest such kappa; null when s_r may have been zero")
+    method: str = Field(description="gram, or svd where the Gram route could not be trusted")
+
+
+class Unit(Part):
+    """One row: a tensor, or a named part of one (a fused q, an expert)."""
+
+    name: str = Field(description="tensor name, with `[part]` appended for a part")
+    tensor: str = Field(description="name of the tensor in the checkpoint, Hugging Face naming")
+    part: str | None = None
+    role: str = Field(description="q, k, v, o, gate, up, down, embedding, lm_head, router, norm, bias, conv, other")
+    layer: int | None = None
+    shape: tuple[int, ...] = Field(description="as stored (part: of the part)")
+    matrix_shape: tuple[int, int] | None = Field(default=None, description="m x n as measured")
+    dtype: str = Field(description="storage dtype: F32, BF16, F16, F8_E4M3, Q4_1, ...")
+    num_parameters: int
+    digest: str | None = Field(default=None, description="SHA-256 of the tensor's stored bytes")
+    tied_to: str | None = None
+    status: Status
+    eligible: bool = Field(description="whether a Plan may choose it by default")
+    reason: str | None = Field(default=None, description="why not eligible, or why not measured")
+    note: str | None = None
+    measures: Measures | None = None
+    seconds: float = 0.0
+
+    def key(self) -> tuple[str, str | None]:
+        """Identity inside one Scan."""
+        return (self.tensor, self.part)
+
+
+class CheckpointFile(Part):
+    """One file of a checkpoint."""
+
+    name: str
+    num_bytes: int
+
+
+class CheckpointInfo(Part):
+    """Which bytes were scanned. `layout_digest` hashes every tensor's name, dtype and shape, not the data."""
+
+    format: str
+    files: tuple[CheckpointFile, ...]
+    layout_digest: str
+    num_tensors: int
+    num_parameters: int
+    architecture: str | None = None
+
+
+class ScanConfig(Part):
+    """What can change the content of a Scan."""
+
+    include: str | None = None
+    exclude: str | None = None
+    device: str = "cpu"
+    spectrum: str = Field(default="extremes", pattern="^(extremes|full)$")
+    input_variance: float = Field(default=1.0, gt=0)
+    noise_variance: float = Field(default=1.0, gt=0)
+    measure_version: int = 1
+
+
+class ScanHeader(Part):
+    """First line of a Scan file."""
+
+    kind: Annotated[str, AfterValidator(check_kind(SCAN_KIND))] = SCAN_KIND
+    schema_version: int = Field(default=SCAN_SCHEMA_VERSION, le=SCAN_SCHEMA_VERSION)
+    model: str
+    checkpoint: CheckpointInfo
+    config: ScanConfig
+    provenance: Provenance
+
+
+class Scan(Part):
+    """A finished Scan."""
+
+    header: ScanHeader
+    units: tuple[Unit, ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __iter__(self) -> Iterator[Unit]:  # type: ignore[override]  # rows, not pydantic's fields
+        return iter(self.units)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Unit]:
+        """Units by name."""
+        return {unit.name: unit for unit in self.units}
+
+    def __getitem__(self, name: str) -> Unit:
+        return self.by_name[name]
+
+    @property
+    def measured(self) -> tuple[Unit, ...]:
+        """The units that have measures."""
+        return tuple(unit for unit in self.units if unit.measures is not None)
+
+    @property
+    def eligible(self) -> tuple[Unit, ...]:
+        """The units that a Plan may choose by default."""
+        return tuple(unit for unit in self.units if unit.eligible)
+
+    def digest(self) -> str:
+        """SHA-256 of what was found: everything but timings and provenance, so that a resumed scan has the same."""
+        header = self.header.model_dump_json(exclude={"provenance"})
+        units = (unit.model_dump_json(exclude={"seconds"}) for unit in self.units)
+        return digest_bytes("\n".join((header, *units)).encode())
+
+    def write(self, path: Path, *, force: bool = False) -> None:
+        """Write the JSON Lines file atomically; see `Record.write` for the errors."""
+        with replace_on_success(path, force=force) as file:
+            file.write(render_line(self.header))
+            file.writelines(render_line(unit) for unit in self.units)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a finished Scan.
+
+        Raises:
+            RecordError: missing, empty, cut off, of another kind, or with an invalid line (which is named).
+        """
+        lines = list(read_lines(path))
+        if not lines:
+            raise RecordError(path, "is empty, not a Scan")
+        header = validate(ScanHeader, lines[0], path)
+        units = tuple(validate(Unit, line, f"{path} line {number}") for number, line in enumerate(lines[1:], 2))
+        if len({unit.tensor for unit in units}) != header.checkpoint.num_tensors:
+            raise RecordError(path, "is cut off: it names fewer tensors than the checkpoint has; scan again")
+        return cls(header=header, units=units)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Flat dictionaries, one per unit, measures inlined: ready for `pandas.DataFrame`."""
+        return [
+            {**unit.model_dump(exclude={"measures"}), **(unit.measures.model_dump() if unit.measures else {})}
+            for unit in self.units
+        ]
+
+
+def render_line(part: Part) -> str:
+    """One strict JSON line."""
+    return json.dumps(part.model_dump(mode="json"), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """Parse a JSON Lines file; a bad line is named by its number."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise RecordError(path, f"line {number} is not valid JSON: {error}") from error
+    except FileNotFoundError:
+        raise RecordError(path, "no such file; `oblong scan MODEL -o FILE` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(path, f"cannot be read as text: {error}") from error
+
+
+def summarise_roles(units: Sequence[Unit]) -> Mapping[str, tuple[Unit, ...]]:
+    """Group units by role, roles in order of first appearance."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(unit.role, []).append(unit)
+    return {role: tuple(members) for role, members in groups.items()}
