@@ -1,0 +1,5 @@
+"""`python -m oblong` is `oblong`."""
+
+from oblong.cli.main import main
+
+main()
