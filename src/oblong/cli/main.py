@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any, Final
 
-import click
 import typer
 from rich.markup import escape
 
-from oblong.cli.terminal import stderr
-from oblong.errors import OblongError
+from oblong.cli.terminal import stderr, stdout
+from oblong.errors import OblongError, UserError
+from oblong.records.base import Provenance
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED: Final = 130
+
+# typer carries click inside itself or beside itself, depending on its version; its usage errors (unknown option, bad
+# value) share the one base that typer's own BadParameter has: BadParameter < UsageError < ClickException.
+CommandLineError: Final[type[Any]] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="oblong",
@@ -38,15 +43,33 @@ def run(arguments: Sequence[str]) -> int:
     except OblongError as error:
         stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except CommandLineError as error:
+        return report_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
         stderr().print("\n[yellow]interrupted[/yellow]")
         return EXIT_INTERRUPTED
     return outcome if isinstance(outcome, int) else 0
+
+
+def report_usage(error: Any) -> int:
+    """Print a usage error the way typer does; exit code 2."""
+    error.show()
+    return UserError.exit_code
+
+
+@app.callback()
+def oblong() -> None:
+    """Hold the commands; without this a single command would swallow its own name."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version of oblong and of the libraries its results depend on."""
+    provenance = Provenance.here()
+    packages = ", ".join(f"{name} {release}" for name, release in provenance.packages.items())
+    stdout().print(f"oblong {provenance.oblong_version} (Python {provenance.python_version}, {packages})")
 
 
 if __name__ == "__main__":
