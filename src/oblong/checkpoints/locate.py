@@ -1,0 +1,116 @@
+"""From what a user calls a model to a place on this disk.
+
+A MODEL is a directory, a single `.safetensors`, `.gguf` or pickle file, a Hugging Face Hub id, or the word `demo`.
+A thing on the disk wins over a Hub id of the same name. The Hub's cache is asked before the network, weights that
+nobody can read (`.msgpack`, `.h5`, `.onnx`) are never fetched, and no code of the model's is run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from oblong.errors import ModelNotFoundError, UnsupportedFormatError
+
+DEMO: Final = "demo"
+DEMO_MODEL_NAME: Final = "smollm2-135m-instruct"
+CACHE_VARIABLE: Final = "OBLONG_CACHE"
+
+WEIGHT_SUFFIXES: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+HUB_PATTERNS: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+HUB_PICKLE_PATTERNS: Final = ("pytorch_model*.bin",)
+
+
+def cache_dir() -> Path:
+    """Root of everything oblong keeps for itself: `$OBLONG_CACHE`, else the platform's cache directory."""
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("oblong")
+
+
+def demo_model_dir() -> Path:
+    """Where `oblong fetch demo-model` puts the demo model, present or not."""
+    return cache_dir() / "models" / DEMO_MODEL_NAME
+
+
+def locate_model(model: str) -> Path:
+    """Find a model.
+
+    Args:
+        model: a directory, a checkpoint file, a Hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`, or `demo`.
+
+    Returns:
+        An existing directory or file.
+
+    Raises:
+        ModelNotFoundError: nothing there; the message says what to do.
+        UnsupportedFormatError: a file that is no known checkpoint format.
+    """
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        return path
+    if model and path.exists():
+        return _accept_file(path)
+    if model == DEMO:
+        return _locate_demo()
+    if not _looks_like_hub_id(model):
+        raise ModelNotFoundError(model, "there is no such file or directory")
+    return _locate_on_hub(model)
+
+
+def _accept_file(path: Path) -> Path:
+    if path.suffix not in WEIGHT_SUFFIXES:
+        known = ", ".join(WEIGHT_SUFFIXES)
+        raise UnsupportedFormatError(path, f"is no checkpoint: expected a directory or a file ending in {known}")
+    return path
+
+
+def _locate_demo() -> Path:
+    directory = demo_model_dir()
+    if not any(directory.glob("*.safetensors")):
+        raise ModelNotFoundError(DEMO, "it has not been fetched yet: run `oblong fetch demo-model`")
+    return directory
+
+
+def _looks_like_hub_id(model: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if Path(model).suffix in WEIGHT_SUFFIXES or model.startswith((".", "/", "~")):
+        return False
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _locate_on_hub(model: str) -> Path:
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return _download(model)
+    except GatedRepoError as error:
+        advice = "it is gated on the Hugging Face Hub: accept its terms there, then run `hf auth login`"
+        raise ModelNotFoundError(model, advice) from error
+    except RepositoryNotFoundError as error:
+        advice = "no such file or directory, and the Hugging Face Hub has no public model of this name"
+        raise ModelNotFoundError(model, advice) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        advice = (
+            "no such file or directory, and it is neither in the Hugging Face cache nor can the Hub be reached: "
+            "check the name, go online (and unset HF_HUB_OFFLINE), or pass a local directory"
+        )
+        raise ModelNotFoundError(model, advice) from error
+
+
+def _download(model: str) -> Path:
+    """Snapshot of safetensors, configuration and tokenizer; pickles only where there is no safetensors."""
+    from huggingface_hub import snapshot_download
+
+    directory = Path(snapshot_download(model, allow_patterns=list(HUB_PATTERNS)))
+    if not any(directory.glob("*.safetensors")):
+        snapshot_download(model, allow_patterns=[*HUB_PATTERNS, *HUB_PICKLE_PATTERNS])
+    return directory
