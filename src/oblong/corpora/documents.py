@@ -187,7 +187,7 @@ def _iter_rows(rows: Iterable[Any], text_field: str, place: str) -> Iterator[str
 
 def _load_dataset(source: str, *arguments: Any, **options: Any) -> Iterable[Any]:
     """`datasets.load_dataset`, its many exceptions turned into one that names the source."""
-    import datasets  # noqa: PLC0415  # slow to import and needed for tables and Hub datasets only
+    import datasets  # slow to import and needed for tables and Hub datasets only
 
     datasets.disable_progress_bars()
     try:
