@@ -97,6 +97,9 @@ class Unit(Part):
     role: str = Field(description="q, k, v, o, gate, up, down, embedding, lm_head, router, norm, bias, conv, other")
     layer: int | None = None
     shape: tuple[int, ...] = Field(description="as stored (part: of the part)")
+    tensor_shape: tuple[int, ...] | None = Field(
+        default=None, description="of the whole tensor as stored; null where the unit is the whole tensor"
+    )
     matrix_shape: tuple[int, int] | None = Field(default=None, description="m x n as measured")
     dtype: str = Field(description="storage dtype: F32, BF16, F16, F8_E4M3, Q4_1, ...")
     num_parameters: int
