@@ -1,0 +1,1 @@
+"""Models: Hugging Face models loaded quietly, strictly and without remote code."""
