@@ -9,6 +9,7 @@ from typing import Any, Final
 import typer
 from rich.markup import escape
 
+from oblong.cli.fetch import fetch
 from oblong.cli.terminal import stderr, stdout
 from oblong.errors import OblongError, UserError
 from oblong.records.base import Provenance
@@ -70,6 +71,9 @@ def version() -> None:
     provenance = Provenance.here()
     packages = ", ".join(f"{name} {release}" for name, release in provenance.packages.items())
     stdout().print(f"oblong {provenance.oblong_version} (Python {provenance.python_version}, {packages})")
+
+
+app.command()(fetch)
 
 
 if __name__ == "__main__":
