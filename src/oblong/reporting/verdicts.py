@@ -1,0 +1,109 @@
+"""What the intervals of a Comparison decide: the direction of each change, and an arm's verdict against the control.
+
+The rules are few and the same for every arm. An interval below zero is a decrease of loss, one above zero an increase,
+and one that holds zero is *undecided*, which is never called equal. Two arms that start from the same base differ in
+what they learned or kept exactly as their final losses differ, so only those differences are put into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from oblong.records import Change, Comparison, Interval
+
+UNTOLD: Final = "no difference can be told"
+
+
+class Direction(StrEnum):
+    """What an interval says about a loss."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    UNDECIDED = "undecided"
+
+    @classmethod
+    def of(cls, interval: Interval) -> Direction:
+        """Read one interval."""
+        if not interval.excludes_zero:
+            return cls.UNDECIDED
+        return cls.LOWER if interval.high < 0 else cls.HIGHER
+
+
+def verdict(comparison: Comparison, arm: str) -> str:
+    """What an arm's differences to the control amount to, in a clause.
+
+    Lower losses somewhere and higher losses elsewhere are called a trade-off, whichever way round: neither arm wins.
+    """
+    learned = _differences(comparison, arm, new_domain=True)
+    kept = _differences(comparison, arm, new_domain=False)
+    decided = {*learned.values(), *kept.values()} - {Direction.UNDECIDED}
+    if not decided:
+        return f"{UNTOLD} from these intervals"
+    conjunction = " but " if len(decided) > 1 else " and "
+    untold = [corpus for corpus, found in (*learned.items(), *kept.items()) if found is Direction.UNDECIDED]
+    rest = f", while on {join_names(untold)} {UNTOLD}" if untold else ""
+    trade_off = " (a trade-off, which by itself ranks neither arm)" if len(decided) > 1 else ""
+    return conjunction.join((*_clauses("learned", learned), *_clauses("kept", kept))) + trade_off + rest
+
+
+def _clauses(verb: str, directions: Mapping[str, Direction]) -> list[str]:
+    adverbs = {Direction.LOWER: "better", Direction.HIGHER: "worse"}
+    grouped = {
+        adverb: [corpus for corpus, found in directions.items() if found is direction]
+        for direction, adverb in adverbs.items()
+    }
+    return [f"{verb} {join_names(corpora)} {adverb}" for adverb, corpora in grouped.items() if corpora]
+
+
+def _differences(comparison: Comparison, arm: str, *, new_domain: bool) -> dict[str, Direction]:
+    return {
+        change.corpus: Direction.of(gap)
+        for change, gap in gaps_of(comparison, arm)
+        if comparison.base.corpora[change.corpus].new_domain is new_domain
+    }
+
+
+def new_domains(comparison: Comparison) -> tuple[str, ...]:
+    """Names of the corpora that were to be learned."""
+    return _corpora(comparison, new_domain=True)
+
+
+def general_corpora(comparison: Comparison) -> tuple[str, ...]:
+    """Names of the corpora that were to be kept."""
+    return _corpora(comparison, new_domain=False)
+
+
+def _corpora(comparison: Comparison, *, new_domain: bool) -> tuple[str, ...]:
+    evaluated = {change.corpus for change in comparison.changes}
+    return tuple(
+        name for name, score in comparison.base.corpora.items() if score.new_domain is new_domain and name in evaluated
+    )
+
+
+def changes_on(comparison: Comparison, corpus: str) -> tuple[Change, ...]:
+    """The arms' changes on one corpus, in recipe order."""
+    changes = [change for change in comparison.changes if change.corpus == corpus]
+    return tuple(sorted(changes, key=lambda change: comparison.arms.index(change.arm)))
+
+
+def rivals(comparison: Comparison) -> tuple[str, ...]:
+    """Every arm but the control."""
+    return tuple(arm for arm in comparison.arms if arm != comparison.control)
+
+
+def gaps_of(comparison: Comparison, arm: str) -> tuple[tuple[Change, Interval], ...]:
+    """An arm's changes that are compared with the control, new domains first, each with its difference."""
+    return tuple(
+        (change, change.against_control)
+        for corpus in (*new_domains(comparison), *general_corpora(comparison))
+        for change in changes_on(comparison, corpus)
+        if change.arm == arm and change.against_control is not None
+    )
+
+
+def join_names(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *front, last = list(names)
+    return f"{', '.join(front)} and {last}" if front else last
