@@ -1,8 +1,8 @@
 """From what a user calls a model to a place on this disk.
 
 A MODEL is a directory, a single `.safetensors`, `.gguf` or pickle file, a Hugging Face Hub id, or the word `demo`.
-A thing on the disk wins over a Hub id of the same name. The Hub's cache is asked before the network, weights that
-nobody can read (`.msgpack`, `.h5`, `.onnx`) are never fetched, and no code of the model's is run.
+A thing on the disk wins over a Hub id of the same name. Without a network the Hub's cache on this disk answers. Weights
+that oblong cannot read (`.msgpack`, `.h5`, `.onnx`) are never fetched, and no code of the model's is run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _locate_demo() -> Path:
 
 def _looks_like_hub_id(model: str) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     if Path(model).suffix in WEIGHT_SUFFIXES or model.startswith((".", "/", "~")):
         return False

@@ -1,0 +1,252 @@
+"""What every checkpoint format gives: an index made from headers alone, and the bytes of one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oblong.checkpoints.dtypes import FORMATS, decode
+from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
+from oblong.errors import CorruptCheckpointError
+from oblong.records import CheckpointFile, CheckpointInfo
+
+Floats = NDArray[np.floating[Any]]
+Bytes = NDArray[np.uint8]
+
+# Small enough that a tensor never exists twice in memory, large enough that the disk and SHA-256 run at full speed.
+CHUNK_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor as its file's header describes it; `name` is the Hugging Face name, `stored_name` the file's own.
+
+    `dtype` is a key of `oblong.checkpoints.dtypes.FORMATS`, or another name for a format that is not decoded.
+    `interleaved_heads` is the number of attention heads whose rotary halves llama.cpp stored interleaved, 0 if none.
+    """
+
+    name: str
+    stored_name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    num_bytes: int
+    interleaved_heads: int = 0
+    note: str | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_decodable(self) -> bool:
+        """Whether the storage format holds floating-point weights that can be read."""
+        return self.dtype in FORMATS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """One tensor that was read: `values` (tensor's shape, float32, or float64 for F64; None if not float)."""
+
+    values: Floats | None
+    digest: str
+
+
+class TensorSource(Protocol):
+    """An opened checkpoint of one format: its tensors in the order of their bytes, and those bytes."""
+
+    @property
+    def format(self) -> str:
+        """safetensors, gguf or pickle."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold tensors."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Every tensor."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's configuration, empty when there is none."""
+        ...
+
+    def iter_chunks(self, tensor: TensorInfo, chunk_bytes: int) -> Iterator[Bytes]:
+        """Yield the stored bytes in order, `chunk_bytes` at a time (the last chunk may be shorter)."""
+        ...
+
+
+class Reader(Protocol):
+    """A checkpoint format."""
+
+    def supports(self, path: Path) -> bool:
+        """Whether this directory or file holds a checkpoint of this format (judged by file names alone)."""
+        ...
+
+    def open(self, path: Path) -> TensorSource:
+        """Read the headers.
+
+        Raises:
+            CorruptCheckpointError: a header or index that cannot be trusted.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint: what it holds, and a way to read one tensor at a time.
+
+    `config` is the model's `config.json` (for GGUF: its counterpart from the file's metadata), `ties` maps the name of
+    a tensor that counts as a copy to the name of the tensor that it copies.
+    """
+
+    path: Path
+    info: CheckpointInfo
+    source: TensorSource
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Every tensor, in the order of the bytes on the disk."""
+        return self.source.tensors
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's configuration."""
+        return self.source.config
+
+    def load(self, tensor: TensorInfo) -> StoredTensor:
+        """Read one tensor once: its values and the SHA-256 of its stored bytes.
+
+        Peak memory is the values plus a chunk: the stored bytes never exist as a whole.
+
+        Raises:
+            CorruptCheckpointError: the file ends early or cannot be read.
+        """
+        hasher = hashlib.sha256()
+        chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
+        values = _decode_chunks(tensor, chunks) if tensor.is_decodable else None
+        if values is None:
+            for _ in chunks:
+                pass
+        else:
+            values = self._finish(tensor, values)
+        return StoredTensor(values=values, digest=f"sha256:{hasher.hexdigest()}")
+
+    def read(self, tensor: TensorInfo) -> Floats | None:
+        """The tensor's values (tensor's shape, float32, or float64 for F64); None when it is no float tensor."""
+        return self.load(tensor).values
+
+    def digest(self, tensor: TensorInfo) -> str:
+        """SHA-256 of the stored bytes, `sha256:...`, without decoding them."""
+        hasher = hashlib.sha256()
+        for chunk in self._chunks(tensor):
+            hasher.update(chunk.data)
+        return f"sha256:{hasher.hexdigest()}"
+
+    def find_scale(self, tensor: TensorInfo) -> TensorInfo | None:
+        """The tensor that holds the scales of an 8-bit floating-point tensor; None for every other."""
+        return find_scale(tensor.name, self._by_name) if tensor.dtype in SCALED_DTYPES else None
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, TensorInfo]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    def _chunks(self, tensor: TensorInfo) -> Iterator[Bytes]:
+        block_bytes = FORMATS[tensor.dtype].block_bytes if tensor.is_decodable else 1
+        return self.source.iter_chunks(tensor, CHUNK_BYTES // block_bytes * block_bytes)
+
+    def _finish(self, tensor: TensorInfo, values: Floats) -> Floats:
+        scale = self.find_scale(tensor)
+        if scale is not None and (factors := self.read(scale)) is not None:
+            apply_scale(values, factors, self.config)
+        return values
+
+
+def describe(source: TensorSource) -> CheckpointInfo:
+    """The record of what an opened checkpoint holds."""
+    architectures = source.config.get("architectures") or [source.config.get("model_type")]
+    return CheckpointInfo(
+        format=source.format,
+        files=tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files),
+        layout_digest=compute_layout_digest(source.tensors),
+        num_tensors=len(source.tensors),
+        num_parameters=sum(tensor.num_parameters for tensor in source.tensors),
+        architecture=architectures[0],
+    )
+
+
+def compute_layout_digest(tensors: tuple[TensorInfo, ...]) -> str:
+    """SHA-256 over every tensor's name, dtype and shape, in checkpoint order; the data do not enter."""
+    hasher = hashlib.sha256()
+    for tensor in tensors:
+        hasher.update(f"{tensor.name}\t{tensor.dtype}\t{list(tensor.shape)}\n".encode())
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def iter_file_chunks(tensor: TensorInfo, chunk_bytes: int) -> Iterator[Bytes]:
+    """Yield the bytes of a tensor that lies in one piece in its file.
+
+    Raises:
+        CorruptCheckpointError: the file ends early or cannot be read.
+    """
+    try:
+        with tensor.file.open("rb", buffering=0) as file:
+            file.seek(tensor.offset)
+            remaining = tensor.num_bytes
+            while remaining:
+                chunk = np.empty(min(chunk_bytes, remaining), dtype=np.uint8)
+                _fill(file.readinto, chunk.data)
+                remaining -= chunk.size
+                yield chunk
+    except (OSError, EOFError) as error:
+        raise CorruptCheckpointError(tensor.file, f"tensor {tensor.name} cannot be read: {error}") from error
+
+
+def _fill(readinto: Callable[[memoryview[Any]], int | None], buffer: memoryview[Any]) -> None:
+    while buffer:
+        count = readinto(buffer)
+        if not count:
+            raise EOFError("the file ends before the tensor does")
+        buffer = buffer[count:]
+
+
+def _tee(chunks: Iterator[Bytes], consume: Callable[[Bytes], None]) -> Iterator[Bytes]:
+    for chunk in chunks:
+        consume(chunk)
+        yield chunk
+
+
+def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes]) -> Floats:
+    """Decode into one array of the tensor's shape, chunk by chunk."""
+    storage = FORMATS[tensor.dtype]
+    flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
+    start = 0
+    for chunk in chunks:
+        values = decode(chunk, storage)
+        flat[start : start + values.size] = values
+        start += values.size
+    if tensor.interleaved_heads:
+        return _unpermute(flat.reshape(tensor.shape), tensor.interleaved_heads)
+    return flat.reshape(tensor.shape)
+
+
+def _unpermute(values: Floats, num_heads: int) -> Floats:
+    """Undo llama.cpp's row order: within a head it interleaves the two rotary halves (x0 y0 x1 y1 ...)."""
+    rows = values.shape[0]
+    paired = values.reshape(num_heads, rows // num_heads // 2, 2, *values.shape[1:])
+    return paired.swapaxes(1, 2).reshape(values.shape)
