@@ -1,0 +1,68 @@
+# Two commands on a fresh machine with Python 3.11 and make:
+#   make demo    the main job on a real model (about 10 minutes on 2 cores, after installing)
+#   make test    lint, types, layer contracts and tests
+# Both create .venv once and reuse it; the rest are studies and figures that take longer.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help install demo demo-quick demo-full test lint types layers unit bench clean
+
+help:
+	@echo "make demo        the main job on a real model: scan, plan, tune four ways, measure, report.html"
+	@echo "make demo-quick  the same in 3 minutes;  make demo-full  a real study (hours)"
+	@echo "make test        lint, types, layer contracts, tests"
+	@echo "make bench       every figure of the README and docs (slow); JSON in build/bench"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "oblong needs Python 3.11 or newer: set PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit("oblong needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing oblong into $(VENV) (once) ..."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "installing the test tools into $(VENV) (once) ..."
+	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/oblong demo
+
+demo-quick: install
+	$(BIN)/oblong demo --quick
+
+demo-full: install
+	$(BIN)/oblong demo --full
+
+test: $(VENV)/.installed-test lint types layers unit
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+layers: $(VENV)/.installed-test
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed-test
+	$(BIN)/python -m oblong fetch demo-model
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed-test
+	@$(INSTALL) -e '.[bench]'
+	@mkdir -p build/bench
+	$(BIN)/python benchmarks/spectra_accuracy.py --json build/bench/spectra_accuracy.json
+	$(BIN)/python benchmarks/scan_speed.py --json build/bench/scan_speed.json
+	$(BIN)/python benchmarks/scan_memory.py --json build/bench/scan_memory.json
+	$(BIN)/python benchmarks/tune_cost.py --json build/bench/tune_cost.json
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
