@@ -76,7 +76,7 @@ def digest_tensor(tensor: torch.Tensor) -> str:
         `sha256:<hex>`.
     """
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return f"sha256:{hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()}"
+    return f"sha256:{hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()}"
 
 
 def name_dtype(dtype: torch.dtype) -> str:

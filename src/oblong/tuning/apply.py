@@ -1,0 +1,139 @@
+"""A Plan applied to a model: its tensors train in float32, everything else is frozen, and nothing is left to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from oblong.checkpoints.delta import digest_tensor
+from oblong.errors import PlanMismatchError
+from oblong.models.names import match_parameters
+from oblong.models.stored_tensors import StoredTensors
+from oblong.records import Plan, PlannedTensor
+
+MAX_PROBLEMS_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedPlan:
+    """A model that is ready to be tuned.
+
+    Attributes:
+        model: everything frozen but the Plan's tensors, which are float32.
+        plan: what was applied.
+        trained: the parameters that train, by the Plan's tensor names.
+        num_trainable: elements that train; a tied tensor counts once.
+        num_parameters: elements of the model; a tied tensor counts once.
+    """
+
+    model: PreTrainedModel
+    plan: Plan
+    trained: Mapping[str, nn.Parameter]
+    num_trainable: int
+    num_parameters: int
+
+
+def apply_plan(
+    model: PreTrainedModel, plan: Plan, *, stored: StoredTensors | None = None, allow_other_weights: bool = False
+) -> AppliedPlan:
+    """Freeze a model and make exactly the Plan's tensors trainable, in float32.
+
+    Args:
+        model: the model, in any floating-point dtype; changed in place.
+        plan: which tensors train.
+        stored: the model's file. With it, digests are those of the stored bytes and the float32 masters hold what the
+            file holds, also where the model was loaded in a narrower dtype.
+        allow_other_weights: accept weights whose digests differ from the Plan's; names and shapes must still fit.
+
+    Raises:
+        PlanMismatchError: a name matches nothing, a shape or digest differs, a tensor is not floating-point, or a
+            tensor would train without being in the Plan. The model is untouched then.
+    """
+    trained = match_parameters(model, [tensor.name for tensor in plan.tensors])
+    if stored is not None:
+        trained = {name: parameter for name, parameter in trained.items() if name in stored}
+    problems = [problem for tensor in plan.tensors for problem in _find_misfits(tensor, trained.get(tensor.name))]
+    _refuse(problems, "the Plan does not fit this model", "scan this model and make a new Plan from that")
+    _refuse(_find_stowaways(model, plan, stored, trained), "the Plan is incomplete", "add them to the Plan")
+    if not allow_other_weights:
+        _refuse(
+            _find_other_weights(plan, stored, trained),
+            "the Plan was made from other weights than this model's",
+            "scan this model and make a new Plan, or set allow_other_weights (--allow-other-weights)",
+        )
+    _freeze_all(model)
+    for name, parameter in trained.items():
+        _unfreeze(parameter, parameter.data if stored is None else stored.read(name))
+    _check_trainable(model, trained)
+    return AppliedPlan(
+        model=model,
+        plan=plan,
+        trained=trained,
+        num_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _find_misfits(tensor: PlannedTensor, parameter: nn.Parameter | None) -> Iterator[str]:
+    if parameter is None:
+        yield f"{tensor.name}: the model has no such tensor"
+    elif tuple(parameter.shape) != tensor.shape:
+        yield f"{tensor.name}: the model has shape {tuple(parameter.shape)}, the Plan {tensor.shape}"
+    elif not parameter.dtype.is_floating_point:
+        yield f"{tensor.name}: holds {parameter.dtype}, which cannot be trained; use an unquantised checkpoint"
+
+
+def _find_stowaways(
+    model: PreTrainedModel, plan: Plan, stored: StoredTensors | None, trained: Mapping[str, nn.Parameter]
+) -> Iterator[str]:
+    """Stored tensors outside the Plan that are, in the model, the very parameter that a planned tensor is."""
+    if stored is None:
+        return
+    owners = {id(parameter): name for name, parameter in trained.items()}
+    others = [name for name in stored.names if name not in plan.tensor_names]
+    for name, parameter in match_parameters(model, others).items():
+        if id(parameter) in owners:
+            yield f"{name}: tied to {owners[id(parameter)]}, so it would train as well"
+
+
+def _find_other_weights(plan: Plan, stored: StoredTensors | None, trained: Mapping[str, nn.Parameter]) -> Iterator[str]:
+    for tensor in plan.tensors:
+        if tensor.digest is None:
+            continue
+        actual = trained[tensor.name] if stored is None else stored.read(tensor.name)
+        if digest_tensor(actual) != tensor.digest:
+            yield f"{tensor.name}: the digest differs"
+
+
+def _refuse(problems: Iterator[str] | Sequence[str], headline: str, remedy: str) -> None:
+    found = list(problems)
+    if not found:
+        return
+    shown = "".join(f"\n  {problem}" for problem in found[:MAX_PROBLEMS_SHOWN])
+    rest = len(found) - MAX_PROBLEMS_SHOWN
+    more = f"\n  ... and {rest} more" if rest > 0 else ""
+    raise PlanMismatchError(f"{headline}:{shown}{more}\n{remedy}")
+
+
+def _freeze_all(model: PreTrainedModel) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def _unfreeze(parameter: nn.Parameter, values: torch.Tensor) -> None:
+    # Assigning .data keeps the parameter object, and with it every tie and module that refers to it.
+    parameter.data = values.to(device=parameter.device, dtype=torch.float32, copy=True)
+    parameter.requires_grad_(True)
+
+
+def _check_trainable(model: PreTrainedModel, trained: Mapping[str, nn.Parameter]) -> None:
+    planned = {id(parameter) for parameter in trained.values()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (id(parameter) in planned):
+            raise PlanMismatchError(f"{name}: would {'' if parameter.requires_grad else 'not '}train, against the Plan")

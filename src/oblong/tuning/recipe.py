@@ -1,0 +1,149 @@
+"""The tuning recipe: everything that decides the outcome of a Run, in one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from oblong.errors import RecipeError
+from oblong.records.base import Part, describe_validation_error
+
+COMMAND_LINE: Final = Path("command line")
+
+
+class DataRecipe(Part):
+    """Which text to train on."""
+
+    source: str = Field(
+        min_length=1, description="text, JSONL, CSV or Parquet file, folder, Hub dataset, or bundled:NAME"
+    )
+    text_field: str = Field(default="text", description="field or column that holds the text")
+    split: str = Field(default="train", description="split of a Hub dataset")
+    limit: int | None = Field(default=None, gt=0, description="keep the first so many documents")
+
+
+class TuneRecipe(Part):
+    """One fine-tuning run. Paths are relative to the current directory."""
+
+    model: str = Field(min_length=1, description="directory, .safetensors or .gguf file, Hub id, or demo")
+    plan: str = Field(min_length=1, description="the Plan whose tensors train, from `oblong plan`")
+    data: DataRecipe = Field(description="training text; a bare string is its source")
+    output: str = Field(min_length=1, description="directory of the Run; must not exist yet")
+    steps: int | None = Field(default=None, gt=0, description="optimizer steps; give this or epochs")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the text; give this or steps")
+    sequence_length: int = Field(default=512, ge=2, description="tokens per training block")
+    batch_size: int = Field(default=4, gt=0, description="blocks per forward pass")
+    gradient_accumulation: int = Field(default=1, gt=0, description="forward passes per optimizer step")
+    learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate falls to zero after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate rises from zero")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; decay pulls weights to zero, not to the base")
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
+    optimizer: Literal["adamw"] = Field(default="adamw", description="AdamW, betas 0.9 and 0.999, epsilon 1e-8")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16", description="of frozen weights and arithmetic; trained tensors are float32 either way"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="order of the text, and dropout if the model has any")
+    log_every: int = Field(default=10, gt=0, description="steps per point of the Run's loss curve")
+    save_every: int = Field(default=50, ge=0, description="steps between resume checkpoints; 0 for none")
+    threads: int | None = Field(default=None, gt=0, description="CPU threads; default: torch's, one per core")
+    allow_other_weights: bool = Field(
+        default=False, description="accept a Plan made from other weights of the same names and shapes"
+    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _accept_bare_source(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        return self
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Training blocks behind one optimizer step."""
+        return self.batch_size * self.gradient_accumulation
+
+    def to_yaml(self) -> str:
+        """The recipe as resolved, every field written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def read_recipe(path: Path, *, overrides: Mapping[str, Any] | None = None) -> TuneRecipe:
+    """Read a recipe from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: fields that win over the file's, such as the flags of the command line; None values are ignored.
+
+    Raises:
+        RecipeError: unreadable, or with mistakes; all of them are listed, each with its place.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(path, ["(whole file): no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(path, [f"(whole file): cannot be read: {error}"]) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(path, [f"(whole file): is not valid YAML: {error}"]) from error
+    if not isinstance(data, dict):
+        raise RecipeError(path, ["(whole file): must be a mapping such as `model: demo`"])
+    return build_recipe(data, overrides=overrides, path=path)
+
+
+def build_recipe(
+    data: Mapping[str, Any], *, overrides: Mapping[str, Any] | None = None, path: Path = COMMAND_LINE
+) -> TuneRecipe:
+    """Turn parsed data into a recipe.
+
+    Raises:
+        RecipeError: with mistakes; all of them are listed, each with its place in the file.
+    """
+    merged = merge_overrides(data, overrides or {})
+    try:
+        return TuneRecipe.model_validate(merged)
+    except ValidationError as error:
+        problems = describe_validation_error(error) + _find_conflicts_hidden_by(error, merged)
+        raise RecipeError(path, [_plain(problem) for problem in problems]) from error
+
+
+def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's data with the overrides that are not None; `data` is merged field by field.
+
+    `steps` and `epochs` exclude each other, so overriding one drops the other.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    merged = {**data, **given}
+    if isinstance(given.get("data"), dict):
+        base = data.get("data", {})
+        merged["data"] = {**({"source": base} if isinstance(base, str) else base), **given["data"]}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given and other not in given:
+            merged.pop(other, None)
+    return merged
+
+
+def _find_conflicts_hidden_by(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
+    """Pydantic checks relations between fields only once every field is right; report them together."""
+    if any(not item["loc"] for item in error.errors()):
+        return []
+    if (data.get("steps") is None) == (data.get("epochs") is None):
+        return ["(whole file): give either steps or epochs"]
+    return []
+
+
+def _plain(problem: str) -> str:
+    return problem.replace("Value error, ", "").replace("Extra inputs are not permitted", "no such option")

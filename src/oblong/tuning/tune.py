@@ -1,0 +1,146 @@
+"""`tune`: a recipe becomes a Run and a delta checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from oblong.checkpoints.delta import write_delta
+from oblong.corpora import Documents, read_documents
+from oblong.models.causal_lm import load_causal_lm
+from oblong.models.quiet import quiet_transformers
+from oblong.models.stored_tensors import open_stored_tensors
+from oblong.records import Plan, Provenance, Run, RunStatus, TrainingPoint
+from oblong.tuning.apply import AppliedPlan, apply_plan
+from oblong.tuning.data import build_training_blocks
+from oblong.tuning.memory import measure_peak_memory
+from oblong.tuning.prove import digest_unstored, prove_frozen
+from oblong.tuning.recipe import TuneRecipe
+from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
+from oblong.tuning.workspace import (
+    CHECKPOINTS_DIRECTORY,
+    DELTA_DIRECTORY,
+    RUN_FILE,
+    close_workspace,
+    open_workspace,
+    refuse_existing_output,
+)
+
+
+def tune(
+    recipe: TuneRecipe, *, on_progress: ProgressCallback | None = None, resume: bool = True, force: bool = False
+) -> Run:
+    """Fine-tune exactly the Plan's tensors and prove that nothing else moved.
+
+    A run that was interrupted goes on from its last checkpoint, and its losses are those of an uninterrupted run. A run
+    whose loss or gradient is no longer finite stops before the optimizer writes that into the weights; its status is
+    `diverged` and its delta holds the weights of the last good step.
+
+    Args:
+        recipe: what to do.
+        on_progress: called after each optimizer step with (step, total steps, loss in nats per token).
+        resume: go on with an unfinished run of the same output; false starts over.
+        force: replace a finished run of the same output, once this one is whole.
+
+    Returns:
+        The Run, as written to `OUTPUT/run.json`.
+
+    Raises:
+        OutputExistsError: the output exists and `force` is false.
+        ModelNotFoundError, RecordError, DataError, PlanMismatchError: the recipe asks for what cannot be done.
+        VerificationError: a tensor outside the Plan moved; no delta is written.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    output = Path(recipe.output)
+    refuse_existing_output(output, force=force)
+    plan = Plan.read(Path(recipe.plan))
+    data = recipe.data
+    documents = read_documents(data.source, text_field=data.text_field, split=data.split, limit=data.limit)
+    with use_threads(recipe.threads), quiet_transformers():
+        return _run(recipe, plan, documents, on_progress=on_progress, resume=resume)
+
+
+def _run(
+    recipe: TuneRecipe, plan: Plan, documents: Documents, *, on_progress: ProgressCallback | None, resume: bool
+) -> Run:
+    loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
+    stored = open_stored_tensors(loaded.path)
+    blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
+    applied = apply_plan(loaded.model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
+    unstored = digest_unstored(applied, stored)
+
+    output = Path(recipe.output)
+    workspace = open_workspace(output, recipe, plan, documents.describe(), resume=resume)
+    checkpoints = workspace / CHECKPOINTS_DIRECTORY
+    result = train(applied, blocks, recipe, num_steps=num_steps, checkpoints=checkpoints, on_progress=on_progress)
+
+    proof = prove_frozen(applied, stored, model_name=recipe.model, unstored=unstored)
+    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest)
+    run = describe_run(recipe, applied, documents, result)
+    run.write(workspace / RUN_FILE)
+    close_workspace(workspace, output)
+    return run
+
+
+def describe_run(recipe: TuneRecipe, applied: AppliedPlan, documents: Documents, result: TrainingResult) -> Run:
+    """The record of a training."""
+    num_steps = len(result.steps) - result.diverged
+    num_tokens = num_steps * recipe.blocks_per_step * recipe.sequence_length
+    seconds = result.steps[-1].seconds
+    return Run(
+        name=Path(recipe.output).name,
+        model=recipe.model,
+        plan_name=applied.plan.name,
+        plan_digest=applied.plan.digest(),
+        recipe=recipe.model_dump(mode="json"),
+        data=documents.describe(),
+        seed=recipe.seed,
+        status=RunStatus.DIVERGED if result.diverged else RunStatus.COMPLETED,
+        num_trainable=applied.num_trainable,
+        num_parameters=applied.num_parameters,
+        num_steps=num_steps,
+        num_tokens=num_tokens,
+        seconds=seconds,
+        tokens_per_second=num_tokens / seconds if seconds > 0 else 0.0,
+        peak_memory_bytes=measure_peak_memory(),
+        history=summarise_steps(result.steps, log_every=recipe.log_every),
+        delta=DELTA_DIRECTORY,
+        provenance=Provenance.here(),
+    )
+
+
+def summarise_steps(steps: Sequence[StepRecord], *, log_every: int) -> tuple[TrainingPoint, ...]:
+    """The loss curve: the first step alone, then one point per `log_every` steps, and the last step."""
+    ends = [step.step for step in steps if step.step == 1 or step.step % log_every == 0 or step is steps[-1]]
+    starts = [0, *ends[:-1]]
+    return tuple(_summarise(steps[start:end]) for start, end in zip(starts, ends, strict=True))
+
+
+def _summarise(steps: Sequence[StepRecord]) -> TrainingPoint:
+    last = steps[-1]
+    return TrainingPoint(
+        step=last.step,
+        loss=_finite(math.fsum(step.loss for step in steps) / len(steps)),
+        learning_rate=last.learning_rate,
+        gradient_norm=_finite(last.gradient_norm),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def use_threads(num_threads: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads inside the block; None leaves it alone."""
+    before = torch.get_num_threads()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
