@@ -213,7 +213,7 @@ def _describe_chance(comparison: Comparison) -> str:
 
 
 def compose_headline(comparison: Comparison) -> str:
-    """A few short sentences: what was learned, what became of the rest, who differs from the control, on how many seeds."""
+    """A few short sentences: what was learned and kept, who differs from the control, on how many seeds."""
     learned = [
         _count_sentence(comparison, corpus, Direction.LOWER, "improved on") for corpus in new_domains(comparison)
     ]
@@ -236,7 +236,7 @@ def _count(part: int, whole: int) -> str:
     if whole == 1:
         return "The one arm" if part else "The one arm has not demonstrably"
     if part == whole:
-        return f"All {whole} arms"
+        return "Both arms" if whole == 2 else f"All {whole} arms"
     return f"{part} of {whole} arms" if part else "No arm demonstrably"
 
 

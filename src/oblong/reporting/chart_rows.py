@@ -1,0 +1,192 @@
+"""Records -> the rows behind each figure: plain dictionaries of JSON values, without any drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any, Final
+
+from oblong.records import Change, Comparison, Measures, Plan, Scan, Unit
+from oblong.reporting.comparison_tables import runs_of
+from oblong.reporting.verdicts import changes_on, general_corpora, new_domains
+
+Row = dict[str, Any]
+
+DODGE: Final = 0.11  # in ln(null kappa): wide enough to part the roles, narrow enough to keep the shapes apart
+
+
+def laid_out_units(scan: Scan) -> tuple[Unit, ...]:
+    """The measured units that stand in a layer; embeddings and heads have no place on a layers x roles map."""
+    return tuple(unit for unit in scan.measured if unit.layer is not None)
+
+
+def role_order(units: Iterable[Unit]) -> list[str]:
+    """Roles in order of first appearance, which is the order of the checkpoint."""
+    return list(dict.fromkeys(unit.role for unit in units))
+
+
+def heat_rows(scan: Scan) -> list[Row]:
+    """One row per layer and role: the median kappa and excess of its units (several only where there are experts)."""
+    cells: dict[tuple[int, str], list[Measures]] = {}
+    for unit in laid_out_units(scan):
+        if unit.measures is not None and unit.layer is not None:
+            cells.setdefault((unit.layer, unit.role), []).append(unit.measures)
+    return [
+        {
+            "layer": layer,
+            "role": role,
+            "kappa": median(measures.kappa for measures in members),
+            "kappa_excess": median(measures.kappa_excess for measures in members),
+            "null_kappa": median(measures.null_kappa for measures in members),
+            "stable_rank": median(measures.stable_rank for measures in members),
+            "units": len(members),
+            "unresolved": sum(not measures.resolved for measures in members),
+        }
+        for (layer, role), members in cells.items()
+    ]
+
+
+def null_rows(scan: Scan) -> list[Row]:
+    """One row per measured, eligible unit: kappa, the null's median, and `x`, the null moved aside per role.
+
+    Units of one shape share one null, so they would hide each other; the roles of a shape stand side by side instead.
+    """
+    units = [unit for unit in scan.eligible if unit.measures is not None]
+    offsets = _offsets(units)
+    return [
+        {
+            "name": unit.name,
+            "role": unit.role,
+            "layer": unit.layer,
+            "shape": _shape_text(unit),
+            "null_kappa": unit.measures.null_kappa,
+            "x": unit.measures.null_kappa * math.exp(offsets[(unit.measures.null_kappa, unit.role)]),
+            "kappa": unit.measures.kappa,
+            "kappa_low": unit.measures.kappa_low,
+            "kappa_high": unit.measures.kappa_high,
+            "resolved": unit.measures.resolved,
+        }
+        for unit in units
+        if unit.measures is not None
+    ]
+
+
+def _offsets(units: Sequence[Unit]) -> dict[tuple[float, str], float]:
+    sharing: dict[float, list[str]] = {}
+    for unit in units:
+        if unit.measures is not None:
+            roles = sharing.setdefault(unit.measures.null_kappa, [])
+            if unit.role not in roles:
+                roles.append(unit.role)
+    return {
+        (null, role): DODGE * (index - (len(roles) - 1) / 2)
+        for null, roles in sharing.items()
+        for index, role in enumerate(roles)
+    }
+
+
+def _shape_text(unit: Unit) -> str:
+    return " x ".join(str(size) for size in unit.matrix_shape or unit.shape)
+
+
+def null_labels(scan: Scan) -> list[Row]:
+    """One row per distinct null: the shapes that have it."""
+    shapes: dict[float, list[str]] = {}
+    for row in null_rows(scan):
+        names = shapes.setdefault(row["null_kappa"], [])
+        if row["shape"] not in names:
+            names.append(row["shape"])
+    return [{"null_kappa": null, "shapes": names} for null, names in sorted(shapes.items())]
+
+
+def trade_rows(comparison: Comparison, new_domain: str, general: str) -> list[Row]:
+    """One row per arm: improvement on the new domain (x, positive = better) against the change on general text (y)."""
+    learned = {change.arm: change for change in changes_on(comparison, new_domain)}
+    kept = {change.arm: change for change in changes_on(comparison, general)}
+    return [_trade_row(arm, learned[arm], kept[arm]) for arm in comparison.arms if arm in learned and arm in kept]
+
+
+def _trade_row(arm: str, learned: Change, kept: Change) -> Row:
+    return {
+        "arm": arm,
+        "gain": -learned.difference.mean,
+        "gain_low": -learned.difference.high,
+        "gain_high": -learned.difference.low,
+        "change": kept.difference.mean,
+        "change_low": kept.difference.low,
+        "change_high": kept.difference.high,
+    }
+
+
+def seed_rows(comparison: Comparison, new_domain: str, general: str) -> list[Row]:
+    """One row per run: the same two numbers from its own evaluation, without an interval."""
+    base = comparison.base.corpora
+    return [
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "gain": base[new_domain].loss - run.evaluation.corpora[new_domain].loss,
+            "change": run.evaluation.corpora[general].loss - base[general].loss,
+        }
+        for run in comparison.runs
+        if new_domain in run.evaluation.corpora and general in run.evaluation.corpora
+    ]
+
+
+def trade_panels(comparison: Comparison) -> list[tuple[str, str]]:
+    """(new domain, general corpus) of each panel."""
+    return [(new, general) for new in new_domains(comparison) for general in general_corpora(comparison)]
+
+
+def mosaic_rows(plans: Sequence[Plan], scan: Scan | None) -> list[Row]:
+    """One row per plan, layer and role: how many of its tensors train, of how many."""
+    places = _places(plans, scan)
+    rows = []
+    for plan in plans:
+        chosen = _count((tensor.layer, tensor.role) for tensor in plan.tensors)
+        rows += [
+            {"plan": plan.name, "layer": layer, "role": role, "chosen": chosen.get((layer, role), 0), "of": total}
+            for (layer, role), total in places.items()
+            if layer is not None
+        ]
+    return rows
+
+
+def _places(plans: Sequence[Plan], scan: Scan | None) -> Mapping[tuple[int | None, str], int]:
+    planned = {tensor.name: (tensor.layer, tensor.role) for plan in plans for tensor in plan.tensors}
+    if scan is None:
+        return _count(planned.values())
+    scanned = {unit.tensor: (unit.layer, unit.role) for unit in scan.eligible}
+    return _count({**scanned, **planned}.values())
+
+
+def _count(places: Iterable[tuple[int | None, str]]) -> dict[tuple[int | None, str], int]:
+    counts: dict[tuple[int | None, str], int] = {}
+    for place in places:
+        counts[place] = counts.get(place, 0) + 1
+    return counts
+
+
+def loss_rows(comparison: Comparison) -> list[Row]:
+    """One row per logged step and run; a loss that was not finite is null, and the line breaks there."""
+    return [
+        {"arm": arm_run.arm, "seed": arm_run.seed, "step": point.step, "loss": point.loss}
+        for arm_run in comparison.runs
+        for point in arm_run.run.history
+    ]
+
+
+def mean_loss_rows(comparison: Comparison) -> list[Row]:
+    """One row per arm and step that every seed of the arm logged with a finite loss: the mean over seeds."""
+    rows = []
+    for arm in comparison.arms:
+        runs = runs_of(comparison, arm)
+        losses: dict[int, list[float]] = {}
+        for arm_run in runs:
+            for point in arm_run.run.history:
+                if point.loss is not None:
+                    losses.setdefault(point.step, []).append(point.loss)
+        complete = sorted((step, values) for step, values in losses.items() if len(values) == len(runs))
+        rows += [{"arm": arm, "step": step, "loss": fmean(values)} for step, values in complete]
+    return rows

@@ -1,0 +1,245 @@
+"""Rows -> Altair charts, one function per figure. Data is embedded; nothing is fetched when a chart is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import altair as alt
+
+from oblong.records import Comparison, Plan, Scan
+from oblong.reporting.chart_rows import (
+    Row,
+    heat_rows,
+    laid_out_units,
+    loss_rows,
+    mean_loss_rows,
+    mosaic_rows,
+    null_labels,
+    null_rows,
+    role_order,
+    seed_rows,
+    trade_panels,
+    trade_rows,
+)
+from oblong.reporting.theme import EXCESS_SCHEME, KAPPA_SCHEME, ROLE_COLOURS, SHAPES, ArmStyle
+
+FULL_WIDTH: Final = 820
+CELL_HEIGHT: Final = 26
+MAX_SHAPE_LABELS: Final = 8  # beyond this the labels of the shapes would overlap
+ROUND_NUMBER: Final = ".3~g"
+
+Styles = Mapping[str, ArmStyle]
+
+
+def kappa_heat_map(scan: Scan) -> alt.Chart:
+    """Condition number, layers x roles, on a log colour scale."""
+    colour = alt.Color(
+        "kappa:Q",
+        scale=alt.Scale(type="log", scheme=KAPPA_SCHEME),
+        legend=_colour_bar("kappa (log scale)", "~s"),
+    )
+    return _heat_map(scan, colour)
+
+
+def excess_heat_map(scan: Scan) -> alt.Chart:
+    """kappa_excess = ln(kappa / null), layers x roles, on a diverging scale centred at 0."""
+    rows = heat_rows(scan)
+    reach = max((abs(row["kappa_excess"]) for row in rows), default=1.0) or 1.0
+    colour = alt.Color(
+        "kappa_excess:Q",
+        scale=alt.Scale(scheme=EXCESS_SCHEME, domain=[-reach, reach], domainMid=0),
+        legend=_colour_bar("ln(kappa / null)", "+.1f"),
+    )
+    return _heat_map(scan, colour)
+
+
+def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
+    roles = role_order(laid_out_units(scan))
+    base = alt.Chart(_data(heat_rows(scan))).encode(
+        x=alt.X("layer:O", title="layer", axis=_layer_axis()),
+        y=alt.Y("role:N", title=None, sort=roles),
+        tooltip=[
+            alt.Tooltip("layer:O"),
+            alt.Tooltip("role:N"),
+            alt.Tooltip("kappa:Q", format=ROUND_NUMBER),
+            alt.Tooltip("null_kappa:Q", title="null kappa", format=ROUND_NUMBER),
+            alt.Tooltip("kappa_excess:Q", title="excess", format="+.2f"),
+            alt.Tooltip("stable_rank:Q", title="stable rank", format=ROUND_NUMBER),
+            alt.Tooltip("units:Q"),
+            alt.Tooltip("unresolved:Q"),
+        ],
+    )
+    cells = base.mark_rect(cornerRadius=1).encode(color=colour)
+    unresolved = base.mark_point(
+        shape="circle", size=12, filled=True, color="white", opacity=0.95, stroke="black", strokeWidth=0.5
+    ).transform_filter("datum.unresolved > 0")
+    return (cells + unresolved).properties(width=FULL_WIDTH, height=CELL_HEIGHT * max(len(roles), 1))
+
+
+def null_scatter(scan: Scan) -> alt.Chart:
+    """Kappa against the median kappa of Gaussian matrices of the same shape; log-log, with the line of equality."""
+    rows = null_rows(scan)
+    roles = list(dict.fromkeys(row["role"] for row in rows))
+    x_domain = _log_domain([row["x"] for row in rows])
+    y_domain = _log_domain([value for row in rows for value in (row["kappa"], row["kappa_low"], row["null_kappa"])])
+    x = alt.X(
+        "x:Q",
+        scale=alt.Scale(type="log", domain=x_domain, nice=False),
+        title="median kappa of a random matrix of the same shape",
+        axis=_log_axis(),
+    )
+    y = alt.Y(
+        "kappa:Q",
+        scale=alt.Scale(type="log", domain=y_domain, nice=False),
+        title="kappa of the tensor",
+        axis=_log_axis(),
+    )
+    ends = [{"x": end, "kappa": end} for end in (max(x_domain[0], y_domain[0]), min(x_domain[1], y_domain[1]))]
+    line = alt.Chart(_data(ends)).mark_line(style="reference").encode(x=x, y=y)
+    layers = [line, _unresolved_ranges(rows, x, y), _null_points(rows, roles, x, y)]
+    if len(null_labels(scan)) <= MAX_SHAPE_LABELS:
+        layers.append(_shape_labels(scan, x))
+    return alt.layer(*layers).properties(width=FULL_WIDTH - 130, height=380)
+
+
+def _null_points(rows: Sequence[Row], roles: Sequence[str], x: alt.X, y: alt.Y) -> alt.Chart:
+    colours = [ROLE_COLOURS[index % len(ROLE_COLOURS)] for index in range(len(roles))]
+    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(roles))]
+    legend = alt.Legend(title="role", symbolSize=70)
+    return (
+        alt.Chart(_data(rows))
+        .mark_point(size=42, opacity=0.85, strokeWidth=1.2)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("role:N", scale=alt.Scale(domain=roles, range=colours), sort=roles, legend=legend),
+            shape=alt.Shape("role:N", scale=alt.Scale(domain=roles, range=shapes), sort=roles, legend=legend),
+            tooltip=[
+                alt.Tooltip("name:N"),
+                alt.Tooltip("shape:N"),
+                alt.Tooltip("kappa:Q", format=ROUND_NUMBER),
+                alt.Tooltip("null_kappa:Q", title="null kappa", format=ROUND_NUMBER),
+                alt.Tooltip("resolved:N"),
+            ],
+        )
+    )
+
+
+def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
+    ranges = [{"x": row["x"], "kappa": row["kappa_low"], "to": row["kappa"]} for row in rows if not row["resolved"]]
+    return alt.Chart(_data(ranges)).mark_rule(style="reference").encode(x=x, y=y, y2="to:Q")
+
+
+def _shape_labels(scan: Scan, x: alt.X) -> alt.Chart:
+    labels = [{"x": row["null_kappa"], "text": row["shapes"]} for row in null_labels(scan)]
+    return (
+        alt.Chart(_data(labels))
+        .mark_text(style="annotation", baseline="top", dy=4, lineBreak="\n")
+        .encode(x=x, y=alt.value(0), text="text:N")
+    )
+
+
+def trade_off_chart(comparison: Comparison, styles: Styles) -> alt.Chart:
+    """Learning against forgetting: one panel per general corpus, the base at the origin, intervals both ways."""
+    panels = [_trade_panel(comparison, new_domain, general, styles) for new_domain, general in trade_panels(comparison)]
+    return alt.concat(*panels, columns=2, spacing=28).resolve_scale(x="shared", y="shared")
+
+
+def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: Styles) -> alt.Chart:
+    x_title = f"improvement on {new_domain}, nats per token"
+    y_title = "change of loss, nats per token"
+    x, y = alt.X("gain:Q", title=x_title), alt.Y("change:Q", title=y_title)
+    colour, shape = _arm_colour(comparison.arms, styles), _arm_shape(comparison.arms, styles)
+    arms = alt.Chart(_data(trade_rows(comparison, new_domain, general)))
+    tooltip = ["arm:N", alt.Tooltip("gain:Q", format="+.4f"), alt.Tooltip("change:Q", format="+.4f")]
+    origin = alt.Chart(_data([{"gain": 0, "change": 0, "text": "base"}]))
+    seeds = alt.Chart(_data(seed_rows(comparison, new_domain, general)))
+    return alt.layer(
+        origin.mark_rule(style="reference").encode(x="gain:Q"),
+        origin.mark_rule(style="reference").encode(y="change:Q"),
+        seeds.mark_point(size=30, opacity=0.4, filled=True, strokeWidth=0).encode(
+            x=x, y=y, color=colour, shape=shape, tooltip=[*tooltip, "seed:N"]
+        ),
+        arms.mark_rule(strokeWidth=1.6).encode(
+            x=alt.X("gain_low:Q", title=x_title), x2="gain_high:Q", y=y, color=colour
+        ),
+        arms.mark_rule(strokeWidth=1.6).encode(
+            x=x, y=alt.Y("change_low:Q", title=y_title), y2="change_high:Q", color=colour
+        ),
+        arms.mark_point(size=95, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
+        origin.mark_point(style="base", shape="cross", size=60).encode(x=x, y=y),
+        origin.mark_text(style="annotation", align="left", dx=7, dy=-9).encode(x=x, y=y, text="text:N"),
+    ).properties(width=FULL_WIDTH // 2 - 45, height=300, title=general)
+
+
+def plan_mosaic(plans: Sequence[Plan], scan: Scan | None, styles: Styles) -> alt.Chart:
+    """Which tensors each plan trains: layers x roles, one panel per plan."""
+    rows = mosaic_rows(plans, scan)
+    roles = list(dict.fromkeys(row["role"] for row in rows))
+    panels = [_mosaic_panel([row for row in rows if row["plan"] == plan.name], plan, roles, styles) for plan in plans]
+    return alt.concat(*panels, columns=2, spacing=24)
+
+
+def _mosaic_panel(rows: Sequence[Row], plan: Plan, roles: Sequence[str], styles: Styles) -> alt.Chart:
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("layer:O", title="layer", axis=_layer_axis()),
+        y=alt.Y("role:N", title=None, sort=list(roles)),
+        tooltip=["layer:O", "role:N", "chosen:Q", "of:Q"],
+    )
+    chosen = (
+        base.mark_rect(cornerRadius=1, color=styles[plan.name].colour, stroke=None)
+        .transform_filter("datum.chosen > 0")
+        .transform_calculate(share="datum.chosen / datum.of")
+        .encode(opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.25, 1]), legend=None))
+    )
+    layers = alt.layer(base.mark_rect(style="unchosen", cornerRadius=1), chosen)
+    return layers.properties(width=FULL_WIDTH // 2 - 40, height=18 * max(len(roles), 1), title=plan.name)
+
+
+def loss_curves(comparison: Comparison, styles: Styles) -> alt.Chart:
+    """Training loss per arm: the mean over seeds, and every seed faintly."""
+    x = alt.X("step:Q", title="training step")
+    y = alt.Y("loss:Q", title="training loss, nats per token", scale=alt.Scale(zero=False))
+    colour = _arm_colour(comparison.arms, styles)
+    seeds = (
+        alt.Chart(_data(loss_rows(comparison)))
+        .mark_line(strokeWidth=1, opacity=0.35)
+        .encode(x=x, y=y, color=colour, detail="seed:N")
+    )
+    means = (
+        alt.Chart(_data(mean_loss_rows(comparison)))
+        .mark_line(strokeWidth=2)
+        .encode(x=x, y=y, color=colour, tooltip=["arm:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")])
+    )
+    return alt.layer(seeds, means).properties(width=FULL_WIDTH - 180, height=300)
+
+
+def _arm_colour(arms: Sequence[str], styles: Styles) -> alt.Color:
+    scale = alt.Scale(domain=list(arms), range=[styles[arm].colour for arm in arms])
+    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=alt.Legend(title=None, symbolSize=80))
+
+
+def _arm_shape(arms: Sequence[str], styles: Styles) -> alt.Shape:
+    scale = alt.Scale(domain=list(arms), range=[styles[arm].shape for arm in arms])
+    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=alt.Legend(title=None, symbolSize=80))
+
+
+def _colour_bar(title: str, number_format: str) -> alt.Legend:
+    return alt.Legend(title=title, orient="top", direction="horizontal", gradientLength=260, format=number_format)
+
+
+def _layer_axis() -> alt.Axis:
+    return alt.Axis(labelAngle=0, labelOverlap=True)
+
+
+def _log_domain(values: Sequence[float]) -> list[float]:
+    return [min(values, default=1.0) / 1.5, max(values, default=10.0) * 1.5]
+
+
+def _log_axis() -> alt.Axis:
+    return alt.Axis(format="~s", tickCount=6)
+
+
+def _data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+    return alt.Data(values=[dict(row) for row in rows])

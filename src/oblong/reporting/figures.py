@@ -1,0 +1,193 @@
+"""The figures of a report in reading order, and their export as PNG and SVG."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import vl_convert
+
+from oblong.errors import OutputExistsError
+from oblong.records import Comparison, Plan, Scan
+from oblong.records.base import explain_write_errors
+from oblong.reporting.chart_rows import heat_rows, laid_out_units, null_rows, trade_panels
+from oblong.reporting.charts import (
+    excess_heat_map,
+    kappa_heat_map,
+    loss_curves,
+    null_scatter,
+    plan_mosaic,
+    trade_off_chart,
+)
+from oblong.reporting.theme import PAPER, ArmStyle, Ink, present, style_arms
+
+VEGA_LITE_VERSION: Final = "6.4"
+PNG_SCALE: Final = 2.0
+SUFFIXES: Final = (".png", ".svg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One chart with its words. `key` names its place on the page and its file."""
+
+    key: str
+    title: str
+    caption: str
+    alt_text: str
+    chart: Any
+
+    def spec(self, ink: Ink) -> dict[str, Any]:
+        """The Vega-Lite specification for one medium; the text alternative travels with it."""
+        return {**present(self.chart, ink), "description": self.alt_text}
+
+
+def build_figures(
+    *, scan: Scan | None = None, comparison: Comparison | None = None, plans: Sequence[Plan] = ()
+) -> tuple[Figure, ...]:
+    """Every figure that these records allow, in reading order."""
+    styles = style_report(comparison, plans)
+    return (
+        *_comparison_figures(comparison, styles),
+        *_scan_figures(scan),
+        *_plan_figures(plans, scan, styles),
+        *_training_figures(comparison, styles),
+    )
+
+
+def style_report(comparison: Comparison | None, plans: Sequence[Plan]) -> dict[str, ArmStyle]:
+    """One colour and shape per arm and plan; arms first, so that adding a plan recolours nobody."""
+    arms = comparison.arms if comparison else ()
+    names = list(dict.fromkeys((*arms, *(plan.name for plan in plans))))
+    control = comparison.control if comparison and comparison.control in names else None
+    return dict(style_arms(names, control=control))
+
+
+def _comparison_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:
+    if comparison is None or not trade_panels(comparison):
+        return
+    yield Figure(
+        key="learning-against-forgetting",
+        title="Learning against forgetting",
+        caption="To the right: more learned. Up: more forgotten. The cross is the base model. Large marks pool the "
+        "seeds, with intervals in both directions; small marks are single seeds. All panels share their scales.",
+        alt_text="Scatter plot of each arm's improvement on the new domain against its change of loss on general text, "
+        "with intervals; the table above holds the same numbers.",
+        chart=trade_off_chart(comparison, styles),
+    )
+
+
+def _scan_figures(scan: Scan | None) -> Iterator[Figure]:
+    if scan is None:
+        return
+    if heat_rows(scan):
+        num_unresolved = sum(row["unresolved"] > 0 for row in heat_rows(scan))
+        dots = " A white dot marks a kappa that the storage format does not resolve." if num_unresolved else ""
+        left_out = len(scan.measured) - len(laid_out_units(scan))
+        note = f" {left_out} measured outside the layers (embeddings, heads) not shown." if left_out else ""
+        yield Figure(
+            key="kappa-map",
+            title="Condition number by layer and role",
+            caption=f"Dark is round, bright is oblong.{dots}{note}",
+            alt_text="Heat map of the condition number, layers across, roles down, on a logarithmic colour scale.",
+            chart=kappa_heat_map(scan),
+        )
+        yield Figure(
+            key="excess-map",
+            title="The same, beyond what the shape explains",
+            caption="ln(kappa / null): 0 is what a Gaussian matrix of the same shape has, +1 is e times as much."
+            + dots,
+            alt_text="Heat map of the excess of the condition number over its shape's null, on a colour scale centred "
+            "at zero, layers across, roles down.",
+            chart=excess_heat_map(scan),
+        )
+    if null_rows(scan):
+        yield Figure(
+            key="kappa-against-null",
+            title="kappa against the null for its shape",
+            caption="One mark per eligible tensor. On the dashed line a tensor is as round as a random matrix of its "
+            "shape. Tensors of one shape share one null; their roles are drawn side by side.",
+            alt_text="Log-log scatter plot of each tensor's condition number against the median condition number of "
+            "random matrices of its shape, by role, with the line of equality.",
+            chart=null_scatter(scan),
+        )
+
+
+def _plan_figures(plans: Sequence[Plan], scan: Scan | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:
+    if any(tensor.layer is not None for plan in plans for tensor in plan.tensors):
+        yield Figure(
+            key="plans",
+            title="Which tensors each plan trains",
+            caption="Filled: trains. Pale: eligible, stays frozen.",
+            alt_text="One panel per plan: the cells of a layers x roles grid whose tensors train are filled.",
+            chart=plan_mosaic(plans, scan, styles),
+        )
+
+
+def _training_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:
+    if comparison is None or not any(run.run.history for run in comparison.runs):
+        return
+    yield Figure(
+        key="training-loss",
+        title="Training loss",
+        caption="Bold: mean over the seeds. Faint: single seeds.",
+        alt_text="Training loss against step, one line per arm.",
+        chart=loss_curves(comparison, styles),
+    )
+
+
+def render_png(figure: Figure) -> bytes:
+    """The figure as PNG, dark on white, two pixels per point."""
+    spec = figure.spec(PAPER)
+    png: bytes = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE_VERSION, scale=PNG_SCALE, allowed_base_urls=[])
+    return png
+
+
+def render_svg(figure: Figure) -> str:
+    """The figure as SVG, dark on white."""
+    spec = figure.spec(PAPER)
+    svg: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE_VERSION, allowed_base_urls=[])
+    return svg
+
+
+def write_figures(directory: Path, figures: Sequence[Figure], *, force: bool = False) -> tuple[Path, ...]:
+    """Write `KEY.png` and `KEY.svg` of every figure; nothing is written when one of them exists already.
+
+    Raises:
+        OutputExistsError: an output exists and `force` is false.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    check_figures(directory, figures, force=force)
+    for figure in figures:
+        _write_bytes(directory / f"{figure.key}.png", render_png(figure))
+        _write_bytes(directory / f"{figure.key}.svg", render_svg(figure).encode())
+    return figure_paths(directory, figures)
+
+
+def figure_paths(directory: Path, figures: Sequence[Figure]) -> tuple[Path, ...]:
+    """The files that `write_figures` makes."""
+    return tuple(directory / f"{figure.key}{suffix}" for figure in figures for suffix in SUFFIXES)
+
+
+def check_figures(directory: Path, figures: Sequence[Figure], *, force: bool) -> None:
+    """Refuse to overwrite before any work is done."""
+    for path in figure_paths(directory, figures):
+        if path.exists() and not force:
+            raise OutputExistsError(path)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
