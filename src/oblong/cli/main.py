@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from oblong.cli.fetch import fetch
+from oblong.cli.plan import plan
 from oblong.cli.terminal import stderr, stdout
 from oblong.errors import OblongError, UserError
 from oblong.records.base import Provenance
@@ -74,6 +75,7 @@ def version() -> None:
 
 
 app.command()(fetch)
+app.command()(plan)
 
 
 if __name__ == "__main__":

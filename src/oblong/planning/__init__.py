@@ -3,7 +3,7 @@
 from oblong.planning.budgets import parse_budget
 from oblong.planning.controls import controls, inverse, random_matching_parameters, random_matching_role_and_shape
 from oblong.planning.criteria import CRITERIA, Criterion, find_criterion
-from oblong.planning.selection import ORDERS, STRATA, make_rule, name_rule, select
+from oblong.planning.selection import ORDERS, STRATA, find_unresolved, make_rule, name_rule, select
 
 __all__ = [
     "CRITERIA",
@@ -12,6 +12,7 @@ __all__ = [
     "Criterion",
     "controls",
     "find_criterion",
+    "find_unresolved",
     "inverse",
     "make_rule",
     "name_rule",

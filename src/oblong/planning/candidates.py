@@ -1,9 +1,9 @@
 """Which tensors a Plan may choose from, and their values: a Scan's units gathered to whole tensors.
 
 A tensor trains whole or not at all, but a Scan measures the parts of a fused tensor (q, k and v in one; the experts)
-one by one. A fused tensor is ranked by the *median* of its parts' values: the same number under either order, so that
-the lowest and the highest choice stay opposites, and not ruled by one odd part as the minimum, maximum or mean
-would be.
+one by one. A fused tensor is ranked by the *median* of its parts' values, of those that have one: the same number under
+either order, so that the lowest and the highest choice stay opposites, and not ruled by one odd part as the minimum,
+maximum or mean would be.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def read_measure(unit: Unit, name: str) -> float | None:
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:
-    """Median of the values, or null if any is missing."""
+    """Median of the values that are there; null if none is."""
     known = [value for value in values if value is not None]
-    return median(known) if known and len(known) == len(values) else None
+    return median(known) if known else None
 
 
 def _gather_tensors(scan: Scan) -> list[Tensor]:
@@ -168,7 +168,8 @@ def _compute_value(tensor: Tensor, rule: Rule) -> float | None:
 
 def _explain_omissions(scan: Scan, rule: Rule, valueless: Sequence[Tensor]) -> tuple[str, ...]:
     """Notes on tensors that a reader would expect in the ranking: broken, excluded, or without a value."""
-    causes = Counter(unit.status for unit in scan if unit.status in (Status.NON_FINITE, Status.EXCLUDED))
+    omitted = {(unit.tensor, unit.status) for unit in scan if unit.status in (Status.NON_FINITE, Status.EXCLUDED)}
+    causes = Counter(status for _, status in omitted)
     notes = [f"not considered: {_count(number)} ({status.explanation})" for status, number in sorted(causes.items())]
     if valueless:
         statuses = ", ".join(sorted({unit.status.value for tensor in valueless for unit in tensor.parts}))

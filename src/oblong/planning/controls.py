@@ -1,6 +1,7 @@
 """Controls of a Plan: what it must beat before its rule deserves the credit.
 
-    inverse                 the other end of the same ranking, as many parameters in each stratum
+    inverse                 the other end of the same ranking, as many parameters in each stratum, no tensor twice
+                            where the stratum is large enough
     random, by parameters   as many parameters, drawn from everything that could have been chosen
     random, by role and     as many tensors of each role and shape, drawn anew: what remains of the difference is owed
     shape                   to the ranking itself, not to which kinds of tensors it prefers
@@ -17,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from oblong.errors import PlanMismatchError
-from oblong.planning.allocation import name_stratum, rank_key, rank_strata, take_fitting, weigh_by
+from oblong.planning.allocation import rank_key, rank_strata, take_fitting, weigh_by
 from oblong.planning.budgets import budget_of_parameters
 from oblong.planning.candidates import Candidate, Pool, collect_pool
 from oblong.planning.criteria import compute_draw
@@ -55,9 +56,8 @@ def inverse(plan: Plan, scan: Scan) -> Plan:
     )
     pool = collect_pool(scan, rule)
     strata = rank_strata(pool, rule)
-    limits = _count_parameters(plan, pool.candidates, rule.within)
-    taken = [take_fitting(members, limits.get(key, 0), weigh_by("parameters")) for key, members in strata.items()]
-    chosen = frozenset(tensor.name for members in taken for tensor in members)
+    taken = [tensor for members in strata.values() for tensor in _take_from_other_end(members, plan)]
+    chosen = frozenset(tensor.name for tensor in taken)
     choices = explain_choices(strata, chosen, rule)
     return _assemble_control(plan, scan, rule, choices, name=f"{plan.name}-inverse")
 
@@ -138,13 +138,16 @@ def _random_rule(plan: Plan, seed: int, *, match: str) -> Rule:
     )
 
 
-def _count_parameters(plan: Plan, candidates: Sequence[Candidate], within: str) -> Mapping[str, int]:
-    """Parameters of the Plan in each stratum."""
-    counts: Counter[str] = Counter()
-    for tensor in candidates:
-        if tensor.name in plan.tensor_names:
-            counts[name_stratum(tensor, within)] += tensor.num_parameters
-    return counts
+def _take_from_other_end(ranked: Sequence[Candidate], plan: Plan) -> list[Candidate]:
+    """As many parameters of one stratum as the Plan has there; not the Plan's own tensors while the others suffice.
+
+    Without that care the small tensors that fill the last gap of one budget would fill that of the other too.
+    """
+    weigh = weigh_by("parameters")
+    others = [tensor for tensor in ranked if tensor.name not in plan.tensor_names]
+    num_others = sum(map(weigh, others))
+    limit = sum(map(weigh, ranked)) - num_others
+    return take_fitting(others if num_others >= limit else ranked, limit, weigh)
 
 
 def _draw(pool: Pool, seed: int, purpose: str) -> list[Candidate]:

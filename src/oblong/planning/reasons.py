@@ -60,13 +60,20 @@ def _describe_value(tensor: Candidate, rule: Rule) -> str:
 def _remark(tensor: Tensor, rule: Rule) -> list[str]:
     remarks = []
     if len(tensor.parts) > 1:
-        remarks.append(f"the median of its {len(tensor.parts)} parts")
+        remarks.append(_describe_parts(tensor))
     if find_criterion(rule.criterion).needs_resolved:
         remarks += _remark_on_storage(tensor)
     ranks = [unit.measures.rank for unit in tensor.parts if unit.status is Status.RANK_DEFICIENT and unit.measures]
     if ranks:
         remarks.append(f"rank deficient: {min(ranks)} non-zero singular values")
     return remarks
+
+
+def _describe_parts(tensor: Tensor) -> str:
+    num_measured = sum(unit.measures is not None for unit in tensor.parts)
+    if 0 < num_measured < len(tensor.parts):
+        return f"the median of the {num_measured} measured of its {len(tensor.parts)} parts"
+    return f"the median of its {len(tensor.parts)} parts"
 
 
 def _remark_on_storage(tensor: Tensor) -> list[str]:

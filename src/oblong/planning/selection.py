@@ -86,13 +86,17 @@ def select(scan: Scan, rule: Rule, name: str | None = None) -> Plan:
     check_budget(rule.budget, pool)
     strata = rank_strata(pool, rule)
     chosen = spend_budget(strata, rule.budget)
-    return assemble_plan(
-        scan,
-        rule,
-        name=name or name_rule(rule),
-        choices=explain_choices(strata, chosen, rule),
-        notes=(*pool.notes, *note_passed_over(strata, chosen)),
-    )
+    choices = explain_choices(strata, chosen, rule)
+    notes = (*pool.notes, *note_passed_over(strata, chosen))
+    return assemble_plan(scan, rule, name=name or name_rule(rule), choices=choices, notes=notes)
+
+
+def find_unresolved(plan: Plan, scan: Scan) -> frozenset[str]:
+    """Names of the Plan's tensors that were chosen by a number which the rounding of their storage may have decided."""
+    if not find_criterion(plan.rule.criterion).needs_resolved:
+        return frozenset()
+    unresolved = {unit.tensor for unit in scan if unit.measures is not None and not unit.measures.resolved}
+    return plan.tensor_names & unresolved
 
 
 def name_rule(rule: Rule) -> str:
