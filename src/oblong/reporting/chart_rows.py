@@ -13,7 +13,7 @@ from oblong.reporting.verdicts import changes_on, general_corpora, new_domains
 
 Row = dict[str, Any]
 
-DODGE: Final = 0.11  # in ln(null kappa): wide enough to part the roles, narrow enough to keep the shapes apart
+DODGE: Final = 0.17  # between columns, in ln(null kappa): two marks wide on the scale of an LLM
 
 
 def laid_out_units(scan: Scan) -> tuple[Unit, ...]:
@@ -48,56 +48,59 @@ def heat_rows(scan: Scan) -> list[Row]:
 
 
 def null_rows(scan: Scan) -> list[Row]:
-    """One row per measured, eligible unit: kappa, the null's median, and `x`, the null moved aside per role.
+    """One row per measured, eligible unit: kappa, the null's median, and `x`, where its role's column stands.
 
-    Units of one shape share one null, so they would hide each other; the roles of a shape stand side by side instead.
+    Units of one shape share one null, and shapes of nearly one aspect ratio nearly one, so they would hide each other:
+    the columns (one per null and role) of such a cluster stand side by side around its middle.
     """
-    units = [unit for unit in scan.eligible if unit.measures is not None]
-    offsets = _offsets(units)
+    units = [(unit, unit.measures) for unit in scan.eligible if unit.measures is not None]
+    columns = _place_columns([(measures.null_kappa, unit.role) for unit, measures in units])
     return [
         {
             "name": unit.name,
             "role": unit.role,
             "layer": unit.layer,
-            "shape": _shape_text(unit),
-            "null_kappa": unit.measures.null_kappa,
-            "x": unit.measures.null_kappa * math.exp(offsets[(unit.measures.null_kappa, unit.role)]),
-            "kappa": unit.measures.kappa,
-            "kappa_low": unit.measures.kappa_low,
-            "kappa_high": unit.measures.kappa_high,
-            "resolved": unit.measures.resolved,
+            "shape": " x ".join(str(size) for size in unit.matrix_shape or unit.shape),
+            "null_kappa": measures.null_kappa,
+            "x": columns[(measures.null_kappa, unit.role)],
+            "kappa": measures.kappa,
+            "kappa_low": measures.kappa_low,
+            "resolved": measures.resolved,
         }
-        for unit in units
-        if unit.measures is not None
+        for unit, measures in units
     ]
 
 
-def _offsets(units: Sequence[Unit]) -> dict[tuple[float, str], float]:
-    sharing: dict[float, list[str]] = {}
-    for unit in units:
-        if unit.measures is not None:
-            roles = sharing.setdefault(unit.measures.null_kappa, [])
-            if unit.role not in roles:
-                roles.append(unit.role)
+def _place_columns(columns: Iterable[tuple[float, str]]) -> dict[tuple[float, str], float]:
     return {
-        (null, role): DODGE * (index - (len(roles) - 1) / 2)
-        for null, roles in sharing.items()
-        for index, role in enumerate(roles)
+        column: math.exp(_middle(cluster) + DODGE * (index - (len(cluster) - 1) / 2))
+        for cluster in _cluster(columns)
+        for index, column in enumerate(cluster)
     }
 
 
-def _shape_text(unit: Unit) -> str:
-    return " x ".join(str(size) for size in unit.matrix_shape or unit.shape)
+def _cluster(columns: Iterable[tuple[float, str]]) -> list[list[tuple[float, str]]]:
+    """Columns by rising null, roles of one null in the order of the checkpoint; neighbours in one list."""
+    clusters: list[list[tuple[float, str]]] = []
+    for column in sorted(dict.fromkeys(columns), key=lambda column: column[0]):
+        if clusters and math.log(column[0] / clusters[-1][-1][0]) < DODGE:
+            clusters[-1].append(column)
+        else:
+            clusters.append([column])
+    return clusters
 
 
-def null_labels(scan: Scan) -> list[Row]:
-    """One row per distinct null: the shapes that have it."""
-    shapes: dict[float, list[str]] = {}
-    for row in null_rows(scan):
-        names = shapes.setdefault(row["null_kappa"], [])
-        if row["shape"] not in names:
-            names.append(row["shape"])
-    return [{"null_kappa": null, "shapes": names} for null, names in sorted(shapes.items())]
+def _middle(cluster: Sequence[tuple[float, str]]) -> float:
+    return fmean(math.log(null) for null, _ in cluster)
+
+
+def null_labels(rows: Sequence[Row]) -> list[Row]:
+    """One row per cluster of columns: its middle and the shapes that stand there."""
+    labels = []
+    for cluster in _cluster((row["null_kappa"], row["role"]) for row in rows):
+        shapes = [row["shape"] for row in rows if (row["null_kappa"], row["role"]) in cluster]
+        labels.append({"x": math.exp(_middle(cluster)), "shapes": list(dict.fromkeys(shapes))})
+    return labels
 
 
 def trade_rows(comparison: Comparison, new_domain: str, general: str) -> list[Row]:

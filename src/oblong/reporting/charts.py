@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -28,6 +29,9 @@ FULL_WIDTH: Final = 820
 CELL_HEIGHT: Final = 26
 MAX_SHAPE_LABELS: Final = 8  # beyond this the labels of the shapes would overlap
 ROUND_NUMBER: Final = ".3~g"
+
+ARM_LEGEND: Final = alt.Legend(title=None, symbolSize=80, orient="top")
+GAPS: Final = alt.Scale(paddingInner=0.06)
 
 Styles = Mapping[str, ArmStyle]
 
@@ -56,9 +60,10 @@ def excess_heat_map(scan: Scan) -> alt.Chart:
 
 def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
     roles = role_order(laid_out_units(scan))
-    base = alt.Chart(_data(heat_rows(scan))).encode(
-        x=alt.X("layer:O", title="layer", axis=_layer_axis()),
-        y=alt.Y("role:N", title=None, sort=roles),
+    rows = heat_rows(scan)
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("layer:O", title="layer", axis=_layer_axis(_num_layers(rows), max_labels=40), scale=GAPS),
+        y=alt.Y("role:N", title=None, sort=roles, scale=GAPS),
         tooltip=[
             alt.Tooltip("layer:O"),
             alt.Tooltip("role:N"),
@@ -70,7 +75,7 @@ def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
             alt.Tooltip("unresolved:Q"),
         ],
     )
-    cells = base.mark_rect(cornerRadius=1).encode(color=colour)
+    cells = base.mark_rect().encode(color=colour)
     unresolved = base.mark_point(
         shape="circle", size=12, filled=True, color="white", opacity=0.95, stroke="black", strokeWidth=0.5
     ).transform_filter("datum.unresolved > 0")
@@ -80,36 +85,38 @@ def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
 def null_scatter(scan: Scan) -> alt.Chart:
     """Kappa against the median kappa of Gaussian matrices of the same shape; log-log, with the line of equality."""
     rows = null_rows(scan)
-    roles = list(dict.fromkeys(row["role"] for row in rows))
+    labels = null_labels(rows)
+    tallest = max((len(label["shapes"]) for label in labels), default=0)
     x_domain = _log_domain([row["x"] for row in rows])
     y_domain = _log_domain([value for row in rows for value in (row["kappa"], row["kappa_low"], row["null_kappa"])])
     x = alt.X(
         "x:Q",
         scale=alt.Scale(type="log", domain=x_domain, nice=False),
         title="median kappa of a random matrix of the same shape",
-        axis=_log_axis(),
+        axis=_log_axis(x_domain),
     )
     y = alt.Y(
         "kappa:Q",
         scale=alt.Scale(type="log", domain=y_domain, nice=False),
         title="kappa of the tensor",
-        axis=_log_axis(),
+        axis=_log_axis(y_domain),
     )
     ends = [{"x": end, "kappa": end} for end in (max(x_domain[0], y_domain[0]), min(x_domain[1], y_domain[1]))]
     line = alt.Chart(_data(ends)).mark_line(style="reference").encode(x=x, y=y)
-    layers = [line, _unresolved_ranges(rows, x, y), _null_points(rows, roles, x, y)]
-    if len(null_labels(scan)) <= MAX_SHAPE_LABELS:
-        layers.append(_shape_labels(scan, x))
-    return alt.layer(*layers).properties(width=FULL_WIDTH - 130, height=380)
+    layers = [line, _unresolved_ranges(rows, x, y), _null_points(rows, x, y), _null_ticks(rows, x, y)]
+    if tallest <= MAX_SHAPE_LABELS:
+        layers.append(_shape_labels(labels, x, height=13 * tallest))
+    return alt.layer(*layers).properties(width=FULL_WIDTH - 60, height=380)
 
 
-def _null_points(rows: Sequence[Row], roles: Sequence[str], x: alt.X, y: alt.Y) -> alt.Chart:
+def _null_points(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
+    roles = list(dict.fromkeys(row["role"] for row in rows))
     colours = [ROLE_COLOURS[index % len(ROLE_COLOURS)] for index in range(len(roles))]
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(roles))]
     legend = alt.Legend(title="role", symbolSize=70)
     return (
         alt.Chart(_data(rows))
-        .mark_point(size=42, opacity=0.85, strokeWidth=1.2)
+        .mark_point(size=36, opacity=0.8, strokeWidth=1.2)
         .encode(
             x=x,
             y=y,
@@ -126,17 +133,22 @@ def _null_points(rows: Sequence[Row], roles: Sequence[str], x: alt.X, y: alt.Y) 
     )
 
 
+def _null_ticks(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
+    columns = {row["x"]: row["null_kappa"] for row in rows}
+    ticks = [{"x": place, "kappa": null} for place, null in sorted(columns.items())]
+    return alt.Chart(_data(ticks)).mark_tick(style="null", orient="horizontal", size=15).encode(x=x, y=y)
+
+
 def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
     ranges = [{"x": row["x"], "kappa": row["kappa_low"], "to": row["kappa"]} for row in rows if not row["resolved"]]
     return alt.Chart(_data(ranges)).mark_rule(style="reference").encode(x=x, y=y, y2="to:Q")
 
 
-def _shape_labels(scan: Scan, x: alt.X) -> alt.Chart:
-    labels = [{"x": row["null_kappa"], "text": row["shapes"]} for row in null_labels(scan)]
+def _shape_labels(labels: Sequence[Row], x: alt.X, *, height: int) -> alt.Chart:
     return (
         alt.Chart(_data(labels))
-        .mark_text(style="annotation", baseline="top", dy=4, lineBreak="\n")
-        .encode(x=x, y=alt.value(0), text="text:N")
+        .mark_text(style="annotation", baseline="top", lineHeight=13)
+        .encode(x=x, y=alt.value(-6 - height), text="shapes:N")
     )
 
 
@@ -149,7 +161,8 @@ def trade_off_chart(comparison: Comparison, styles: Styles) -> alt.Chart:
 def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: Styles) -> alt.Chart:
     x_title = f"improvement on {new_domain}, nats per token"
     y_title = "change of loss, nats per token"
-    x, y = alt.X("gain:Q", title=x_title), alt.Y("change:Q", title=y_title)
+    x = alt.X("gain:Q", title=x_title, axis=alt.Axis(tickCount=6))
+    y = alt.Y("change:Q", title=y_title, axis=alt.Axis(tickCount=7))
     colour, shape = _arm_colour(comparison.arms, styles), _arm_shape(comparison.arms, styles)
     arms = alt.Chart(_data(trade_rows(comparison, new_domain, general)))
     tooltip = ["arm:N", alt.Tooltip("gain:Q", format="+.4f"), alt.Tooltip("change:Q", format="+.4f")]
@@ -170,7 +183,7 @@ def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: 
         arms.mark_point(size=95, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
         origin.mark_point(style="base", shape="cross", size=60).encode(x=x, y=y),
         origin.mark_text(style="annotation", align="left", dx=7, dy=-9).encode(x=x, y=y, text="text:N"),
-    ).properties(width=FULL_WIDTH // 2 - 45, height=300, title=general)
+    ).properties(width=FULL_WIDTH // 2 - 48, height=300, title=general)
 
 
 def plan_mosaic(plans: Sequence[Plan], scan: Scan | None, styles: Styles) -> alt.Chart:
@@ -183,17 +196,17 @@ def plan_mosaic(plans: Sequence[Plan], scan: Scan | None, styles: Styles) -> alt
 
 def _mosaic_panel(rows: Sequence[Row], plan: Plan, roles: Sequence[str], styles: Styles) -> alt.Chart:
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("layer:O", title="layer", axis=_layer_axis()),
-        y=alt.Y("role:N", title=None, sort=list(roles)),
+        x=alt.X("layer:O", title="layer", axis=_layer_axis(_num_layers(rows), max_labels=12), scale=GAPS),
+        y=alt.Y("role:N", title=None, sort=list(roles), scale=GAPS),
         tooltip=["layer:O", "role:N", "chosen:Q", "of:Q"],
     )
     chosen = (
-        base.mark_rect(cornerRadius=1, color=styles[plan.name].colour, stroke=None)
+        base.mark_rect(color=styles[plan.name].colour, stroke=None)
         .transform_filter("datum.chosen > 0")
         .transform_calculate(share="datum.chosen / datum.of")
         .encode(opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.25, 1]), legend=None))
     )
-    layers = alt.layer(base.mark_rect(style="unchosen", cornerRadius=1), chosen)
+    layers = alt.layer(base.mark_rect(style="unchosen"), chosen)
     return layers.properties(width=FULL_WIDTH // 2 - 40, height=18 * max(len(roles), 1), title=plan.name)
 
 
@@ -212,33 +225,42 @@ def loss_curves(comparison: Comparison, styles: Styles) -> alt.Chart:
         .mark_line(strokeWidth=2)
         .encode(x=x, y=y, color=colour, tooltip=["arm:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")])
     )
-    return alt.layer(seeds, means).properties(width=FULL_WIDTH - 180, height=300)
+    return alt.layer(seeds, means).properties(width=FULL_WIDTH, height=300)
 
 
 def _arm_colour(arms: Sequence[str], styles: Styles) -> alt.Color:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].colour for arm in arms])
-    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=alt.Legend(title=None, symbolSize=80))
+    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=ARM_LEGEND)
 
 
 def _arm_shape(arms: Sequence[str], styles: Styles) -> alt.Shape:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].shape for arm in arms])
-    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=alt.Legend(title=None, symbolSize=80))
+    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=ARM_LEGEND)
 
 
 def _colour_bar(title: str, number_format: str) -> alt.Legend:
     return alt.Legend(title=title, orient="top", direction="horizontal", gradientLength=260, format=number_format)
 
 
-def _layer_axis() -> alt.Axis:
-    return alt.Axis(labelAngle=0, labelOverlap=True)
+def _layer_axis(num_layers: int, *, max_labels: int) -> alt.Axis:
+    step = -(-num_layers // max_labels) or 1
+    return alt.Axis(labelAngle=0, labelExpr=f"datum.value % {step} == 0 ? datum.label : ''")
 
 
 def _log_domain(values: Sequence[float]) -> list[float]:
     return [min(values, default=1.0) / 1.5, max(values, default=10.0) * 1.5]
 
 
-def _log_axis() -> alt.Axis:
-    return alt.Axis(format="~s", tickCount=6)
+def _log_axis(domain: Sequence[float]) -> alt.Axis:
+    """Ticks at the powers of ten; at 1, 2 and 5 where the scale spans little."""
+    powers = range(math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1])) + 1)
+    steps = (1, 2, 5) if len(powers) < 5 else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return alt.Axis(format="~s", values=[tick for tick in ticks if domain[0] <= tick <= domain[1]])
+
+
+def _num_layers(rows: Sequence[Row]) -> int:
+    return 1 + max((row["layer"] for row in rows), default=0)
 
 
 def _data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:

@@ -95,6 +95,7 @@ def house_config(ink: Ink) -> dict[str, Any]:
             "labelColor": text,
             "labelFontSize": 11,
             "labelOpacity": 0.85,
+            "labelFlush": False,
             "tickColor": text,
             "tickOpacity": 0.35,
             "titleColor": text,
@@ -111,12 +112,15 @@ def house_config(ink: Ink) -> dict[str, Any]:
             "titleFontSize": 11,
             "titleFontWeight": "normal",
             "symbolStrokeWidth": 1.5,
+            "symbolOpacity": 1,
+            "gradientThickness": 10,
         },
         "style": {
-            "reference": {"stroke": text, "strokeOpacity": 0.5, "strokeDash": [4, 3], "strokeWidth": 1},
-            "annotation": {"fill": text, "fillOpacity": 0.75, "fontSize": 11},
-            "unchosen": {"fill": text, "fillOpacity": 0.07},
-            "base": {"stroke": text, "strokeWidth": 2, "fillOpacity": 0},
+            "reference": {"color": text, "strokeOpacity": 0.5, "strokeDash": [4, 3], "strokeWidth": 1},
+            "annotation": {"color": text, "fillOpacity": 0.75, "fontSize": 11},
+            "unchosen": {"color": text, "fillOpacity": 0.07},
+            "base": {"color": text, "filled": False, "strokeWidth": 1.5},
+            "null": {"color": text, "thickness": 2},
         },
     }
 
