@@ -10,8 +10,11 @@ import typer
 from rich.markup import escape
 
 from oblong.cli.fetch import fetch
+from oblong.cli.merge import merge
 from oblong.cli.plan import plan
 from oblong.cli.terminal import stderr, stdout
+from oblong.cli.tune import tune
+from oblong.cli.verify import verify
 from oblong.errors import OblongError, UserError
 from oblong.records.base import Provenance
 
@@ -76,6 +79,9 @@ def version() -> None:
 
 app.command()(fetch)
 app.command()(plan)
+app.command()(tune)
+app.command()(verify)
+app.command()(merge)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from oblong.errors import OblongError
 from oblong.evaluation.evaluate import Corpus, evaluate
 from oblong.records import Evaluation
 from oblong.tuning.recipe import TuneRecipe
-from oblong.tuning.tune import tune
+from oblong.tuning.run import tune
 
 
 def main() -> int:

@@ -1,119 +1,73 @@
-"""The tensors of a model as they lie on the disk, one at a time: the ground truth that training is checked against."""
+"""The tensors of a model as they lie on the disk, as torch tensors: what training is checked against."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
+from oblong.checkpoints.base import CHUNK_BYTES, Checkpoint, TensorInfo
+from oblong.checkpoints.delta import DTYPE_NAMES
+from oblong.checkpoints.opening import open_checkpoint
+from oblong.errors import CorruptCheckpointError
 
-SINGLE_FILE: Final = "model.safetensors"
-INDEX_FILE: Final = "model.safetensors.index.json"
-
-
-class TensorReader(Protocol):
-    """Reads one tensor."""
-
-    def __call__(self) -> torch.Tensor:
-        """The tensor, in storage dtype, on the CPU."""
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 class StoredTensors:
-    """Random access to the tensors of a model on the disk; none is read before it is asked for.
+    """Random access to the tensors of a checkpoint; none is read before it is asked for.
 
     Attributes:
-        path: the model directory or file.
-        names: tensor names as the checkpoint has them, sorted.
+        checkpoint: the opened checkpoint.
+        names: Hugging Face names of its tensors, sorted.
     """
 
-    def __init__(self, path: Path, readers: Mapping[str, TensorReader]) -> None:
-        self.path = path
-        self.names = tuple(sorted(readers))
-        self._readers = readers
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._infos = {tensor.name: tensor for tensor in checkpoint.tensors}
+        self.names = tuple(sorted(self._infos))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._readers
+        return name in self._infos
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in its storage dtype, on the CPU.
+        """One tensor on the CPU: its stored bits in its storage dtype, or float32 values where it is quantised.
 
         Raises:
-            CorruptCheckpointError: its file is cut off or gone, or lacks the tensor.
+            CorruptCheckpointError: its file ends early, cannot be read, or holds it in a format that nobody knows.
         """
-        return self._readers[name]()
+        tensor = self._infos[name]
+        if tensor.dtype in TORCH_DTYPES:
+            return self._read_bits(tensor)
+        values = self.checkpoint.read(tensor)
+        if values is None:
+            raise CorruptCheckpointError(tensor.file, f"tensor {name} is stored as {tensor.dtype}, which is unknown")
+        return torch.from_numpy(values).to(torch.float32)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of one tensor's stored bytes, the digest that a Scan and a Plan name."""
+        return self.checkpoint.digest(self._infos[name])
 
     def iterate(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in name order, one in memory at a time."""
         for name in self.names:
             yield name, self.read(name)
 
+    def _read_bits(self, tensor: TensorInfo) -> torch.Tensor:
+        buffer = torch.empty(tensor.num_bytes, dtype=torch.uint8)
+        start = 0
+        for chunk in self.checkpoint.source.iter_chunks(tensor, CHUNK_BYTES):
+            buffer[start : start + chunk.size] = torch.from_numpy(chunk)
+            start += chunk.size
+        return buffer.view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
+
 
 def open_stored_tensors(path: Path) -> StoredTensors:
     """Open a located model.
 
-    Args:
-        path: a directory with one safetensors file or an index and its shards; a safetensors file; or a GGUF file,
-            whose tensors are those that transformers dequantises to bf16.
-
     Raises:
-        UnsupportedFormatError: the weights are in another format.
-        CorruptCheckpointError: a file cannot be read, or the index names a shard that is missing.
+        UnsupportedFormatError: no checkpoint of a known format there.
+        CorruptCheckpointError: a header or index that cannot be trusted.
     """
-    if path.suffix == ".gguf":
-        return _open_gguf(path)
-    shards = list_weight_files(path)
-    return StoredTensors(path, {name: reader for shard in shards for name, reader in _open_shard(shard).items()})
-
-
-def list_weight_files(path: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model directory, or the one that `path` is."""
-    if path.is_file() and path.suffix == ".safetensors":
-        return (path,)
-    index = path / INDEX_FILE
-    if index.exists():
-        with explain_read_errors(index):
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return tuple(path / name for name in sorted(names))
-    if (path / SINGLE_FILE).exists():
-        return (path / SINGLE_FILE,)
-    raise UnsupportedFormatError(path, f"holds neither {SINGLE_FILE} nor {INDEX_FILE}: save the model as safetensors")
-
-
-@contextmanager
-def explain_read_errors(path: Path) -> Iterator[None]:
-    """Turn a failed read into a CorruptCheckpointError that names the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise CorruptCheckpointError(path, "the file is missing") from None
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, AttributeError) as error:
-        raise CorruptCheckpointError(path, str(error)) from error
-
-
-def _open_shard(shard: Path) -> Mapping[str, TensorReader]:
-    # The handle lives as long as its readers: opening parses a header that may hold thousands of names.
-    with explain_read_errors(shard):
-        handle: Any = safe_open(shard, framework="pt")
-        names = tuple(handle.keys())
-
-    def read(name: str) -> torch.Tensor:
-        with explain_read_errors(shard):
-            tensor: torch.Tensor = handle.get_tensor(name)
-            return tensor
-
-    return {name: partial(read, name) for name in names}
-
-
-def _open_gguf(path: Path) -> StoredTensors:
-    from oblong.models.causal_lm import load_causal_lm
-
-    model = load_causal_lm(str(path)).model
-    parameters = dict(model.named_parameters())
-    return StoredTensors(path, {name: partial(torch.Tensor.detach, tensor) for name, tensor in parameters.items()})
+    return StoredTensors(open_checkpoint(path))

@@ -105,8 +105,8 @@ def _find_other_weights(plan: Plan, stored: StoredTensors | None, trained: Mappi
     for tensor in plan.tensors:
         if tensor.digest is None:
             continue
-        actual = trained[tensor.name] if stored is None else stored.read(tensor.name)
-        if digest_tensor(actual) != tensor.digest:
+        actual = digest_tensor(trained[tensor.name]) if stored is None else stored.digest(tensor.name)
+        if actual != tensor.digest:
             yield f"{tensor.name}: the digest differs"
 
 

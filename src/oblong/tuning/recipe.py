@@ -10,7 +10,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oblong.errors import RecipeError
-from oblong.records.base import Part, describe_validation_error
+from oblong.records.base import Part
+from oblong.records.recipe import describe_recipe_errors, load_recipe_data
 
 COMMAND_LINE: Final = Path("command line")
 
@@ -91,17 +92,7 @@ def read_recipe(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Tu
     Raises:
         RecipeError: unreadable, or with mistakes; all of them are listed, each with its place.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(path, ["(whole file): no such file"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(path, [f"(whole file): cannot be read: {error}"]) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(path, [f"(whole file): is not valid YAML: {error}"]) from error
-    if not isinstance(data, dict):
-        raise RecipeError(path, ["(whole file): must be a mapping such as `model: demo`"])
-    return build_recipe(data, overrides=overrides, path=path)
+    return build_recipe(load_recipe_data(path), overrides=overrides, path=path)
 
 
 def build_recipe(
@@ -116,8 +107,8 @@ def build_recipe(
     try:
         return TuneRecipe.model_validate(merged)
     except ValidationError as error:
-        problems = describe_validation_error(error) + _find_conflicts_hidden_by(error, merged)
-        raise RecipeError(path, [_plain(problem) for problem in problems]) from error
+        hidden = _find_conflicts_hidden_by(error, merged)
+        raise RecipeError(path, [*describe_recipe_errors(error), *hidden]) from error
 
 
 def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +134,3 @@ def _find_conflicts_hidden_by(error: ValidationError, data: Mapping[str, Any]) -
     if (data.get("steps") is None) == (data.get("epochs") is None):
         return ["(whole file): give either steps or epochs"]
     return []
-
-
-def _plain(problem: str) -> str:
-    return problem.replace("Value error, ", "").replace("Extra inputs are not permitted", "no such option")
