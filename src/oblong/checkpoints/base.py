@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -31,6 +31,7 @@ class TensorInfo:
 
     `dtype` is a key of `oblong.checkpoints.dtypes.FORMATS`, or another name for a format that is not decoded.
     `interleaved_heads` is the number of attention heads whose rotary halves llama.cpp stored interleaved, 0 if none.
+    `slice_index` is set on a slice of the tensor along its first dimension (see `slice`).
     """
 
     name: str
@@ -41,12 +42,20 @@ class TensorInfo:
     offset: int
     num_bytes: int
     interleaved_heads: int = 0
+    slice_index: int | None = None
     note: str | None = None
 
     @property
     def num_parameters(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def slice(self, index: int) -> TensorInfo:
+        """One slice along the first dimension, such as one expert of a stack; it can be read like a tensor."""
+        num_bytes = self.num_bytes // self.shape[0]
+        return replace(
+            self, shape=self.shape[1:], offset=self.offset + index * num_bytes, num_bytes=num_bytes, slice_index=index
+        )
 
     @property
     def is_decodable(self) -> bool:
@@ -172,6 +181,8 @@ class Checkpoint:
 
     def _finish(self, tensor: TensorInfo, values: Floats) -> Floats:
         scale = self.find_scale(tensor)
+        if scale is not None and tensor.slice_index is not None and len(scale.shape) == len(tensor.shape) + 1:
+            scale = scale.slice(tensor.slice_index)
         if scale is not None and (factors := self.read(scale)) is not None:
             apply_scale(values, factors, self.config)
         return values

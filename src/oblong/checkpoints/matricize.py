@@ -50,6 +50,10 @@ class MatrixPart:
         """The matrix: a view of `values` (the whole tensor) where strides allow, else a copy of this part."""
         return values.reshape(self.view)[self.index].reshape(self.matrix_shape)
 
+    def extract_from_slice(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The same matrix from the slice along the first dimension that holds it (one expert of a stack)."""
+        return values[self.index[1:]].reshape(self.matrix_shape)
+
 
 def split_into_matrices(
     name: str, shape: tuple[int, ...], role: str, config: Mapping[str, Any]

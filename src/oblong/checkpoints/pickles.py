@@ -56,9 +56,12 @@ class PickleSource:
         """Yield the stored bytes; see `TensorSource`."""
         import torch
 
-        flat = self.values[tensor.name].contiguous().reshape(-1).view(torch.uint8)
-        for start in range(0, tensor.num_bytes, chunk_bytes):
-            yield flat[start : start + chunk_bytes].numpy().astype(np.uint8, copy=True)
+        whole = self.values[tensor.name]
+        flat = whole.contiguous().reshape(-1).view(torch.uint8)
+        first = tensor.offset - whole.data_ptr()
+        end = first + tensor.num_bytes
+        for start in range(first, end, chunk_bytes):
+            yield flat[start : min(start + chunk_bytes, end)].numpy().astype(np.uint8, copy=True)
 
 
 class PickleReader:
@@ -135,6 +138,6 @@ def _make_tensor(file: Path, name: str, tensor: torch.Tensor) -> TensorInfo:
         shape=tuple(tensor.shape),
         file=file,
         # An address, not a place in the file: enough to see that two names share one storage.
-        offset=tensor.data_ptr() if tensor.numel() else 0,
+        offset=tensor.data_ptr(),
         num_bytes=tensor.numel() * tensor.element_size(),
     )

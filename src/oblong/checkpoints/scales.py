@@ -29,14 +29,17 @@ def apply_scale(values: NDArray[np.floating[Any]], scale: NDArray[np.floating[An
     """Multiply in place by a scale for the whole tensor, for each row, or for each block.
 
     Args:
-        values: (m, n), or any shape when `scale` has one element.
-        scale: one element, (m,), (m, 1) or (ceil(m / rows of a block), ceil(n / columns of a block)).
+        values: (m, n) or (experts, m, n), or any shape when `scale` has one element.
+        scale: one element, (m,), (m, 1) or (ceil(m / rows of a block), ceil(n / columns of a block)), one for each
+            expert in the first dimension where `values` has three.
         config: the model's configuration; its `quantization_config.weight_block_size` gives the block.
     """
     if scale.size == 1:
         values *= scale.reshape(())
         return
-    if values.ndim != 2:
+    if values.ndim == 3 and len(scale) == len(values):
+        for expert, factors in zip(values, scale, strict=True):
+            apply_scale(expert, factors, config)
         return
     scale = scale.reshape(-1, 1) if scale.ndim == 1 else scale
     block_rows, block_columns = _choose_block(values.shape, scale.shape, config)

@@ -1,0 +1,236 @@
+"""A Scan as tables: by role, what was not measured, and its units one by one.
+
+Rows are computed by pure functions (`list_*`), tables only format them (`render_*`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from oblong.errors import SelectionError
+from oblong.records import Measures, Scan, Status, Unit
+from oblong.records.scan import summarise_roles
+
+NOTHING: Final = "-"
+UNIT_FIELDS: Final = ("name", "role", "layer", "dtype", "num_parameters", "status", "eligible", "seconds")
+SORTABLE: Final = (*UNIT_FIELDS, *Measures.model_fields)
+ALWAYS_SHOWN: Final = ("kappa", "kappa_excess", "entropy_gap", "stable_rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleRow:
+    """The measured units of one role; `null_kappa` and `kappa_excess` are medians."""
+
+    role: str
+    num_units: int
+    shapes: tuple[tuple[int, int], ...]
+    kappa_min: float
+    kappa_median: float
+    kappa_max: float
+    null_kappa: float
+    kappa_excess: float
+    num_unresolved: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedRow:
+    """Units without measures that have the same status and role, and the reason of the first."""
+
+    status: Status
+    role: str
+    num_units: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFilter:
+    """Which units to show: every part that is set must hold. Layers are inclusive."""
+
+    role: str | None = None
+    first_layer: int | None = None
+    last_layer: int | None = None
+    status: Status | None = None
+
+    def accepts(self, unit: Unit) -> bool:
+        """Whether a unit passes."""
+        if self.first_layer is not None and (unit.layer is None or unit.layer < self.first_layer):
+            return False
+        if self.last_layer is not None and (unit.layer is None or unit.layer > self.last_layer):
+            return False
+        return (self.role is None or unit.role == self.role) and (self.status is None or unit.status is self.status)
+
+
+def list_role_rows(scan: Scan) -> tuple[RoleRow, ...]:
+    """One row per role that has measured units, in order of first appearance."""
+    return tuple(_make_role_row(role, units) for role, units in summarise_roles(scan.measured).items())
+
+
+def _make_role_row(role: str, units: Sequence[Unit]) -> RoleRow:
+    measures = [unit.measures for unit in units if unit.measures is not None]
+    kappas = [m.kappa for m in measures]
+    return RoleRow(
+        role=role,
+        num_units=len(units),
+        shapes=tuple(Counter(unit.matrix_shape for unit in units if unit.matrix_shape)),
+        kappa_min=min(kappas),
+        kappa_median=median(kappas),
+        kappa_max=max(kappas),
+        null_kappa=median(m.null_kappa for m in measures),
+        kappa_excess=median(m.kappa_excess for m in measures),
+        num_unresolved=sum(not m.resolved for m in measures),
+    )
+
+
+def list_skipped_rows(scan: Scan) -> tuple[SkippedRow, ...]:
+    """Units without measures, counted by status and role, in order of first appearance."""
+    groups: dict[tuple[Status, str], list[Unit]] = {}
+    for unit in scan:
+        if unit.measures is None:
+            groups.setdefault((unit.status, unit.role), []).append(unit)
+    return tuple(
+        SkippedRow(status=status, role=role, num_units=len(units), reason=units[0].reason or status.explanation)
+        for (status, role), units in groups.items()
+    )
+
+
+def list_units(units: Sequence[Unit], *, sort: str | None = None, descending: bool = False) -> tuple[Unit, ...]:
+    """Units by a field, those without a value last; in checkpoint order when `sort` is None.
+
+    Raises:
+        SelectionError: no such field; the message lists them.
+    """
+    if sort is None:
+        return tuple(units)
+    if sort not in SORTABLE:
+        raise SelectionError(f"no field {sort!r} to sort by; choose one of: {', '.join(SORTABLE)}")
+    keyed = [(get_field(unit, sort), unit) for unit in units]
+    present = sorted((pair for pair in keyed if pair[0] is not None), key=_by_value, reverse=descending)
+    return (*(unit for _, unit in present), *(unit for value, unit in keyed if value is None))
+
+
+def _by_value(pair: tuple[Any, Unit]) -> Any:
+    return pair[0]
+
+
+def get_field(unit: Unit, field: str) -> Any:
+    """A unit's own field, or one of its measures; None where there are none."""
+    return getattr(unit, field) if field in UNIT_FIELDS else getattr(unit.measures, field, None)
+
+
+def list_extremes(units: Sequence[Unit], field: str, number: int, *, highest: bool) -> tuple[Unit, ...]:
+    """The `number` units with the highest or lowest value of a field; units without a value are left out."""
+    return tuple(u for u in list_units(units, sort=field, descending=highest) if get_field(u, field) is not None)[
+        :number
+    ]
+
+
+def render_roles(scan: Scan) -> Table:
+    """The measured units by role."""
+    table = _new_table("by role")
+    table.add_column("role")
+    table.add_column("units", justify="right")
+    table.add_column("shape", no_wrap=True)
+    for heading in ("kappa min", "median", "max", "null kappa", "excess", "unresolved"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in list_role_rows(scan):
+        numbers = (row.kappa_min, row.kappa_median, row.kappa_max, row.null_kappa)
+        table.add_row(
+            row.role,
+            str(row.num_units),
+            _format_shapes(row.shapes),
+            *(format_number(value) for value in numbers),
+            f"{row.kappa_excess:+.2f}",
+            str(row.num_unresolved or NOTHING),
+        )
+    table.caption = (
+        "null kappa: median of a Gaussian matrix of that shape; excess: ln(kappa / null kappa), median of the role;\n"
+        "unresolved: the smallest singular value is below the rounding noise of the storage format"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def render_skipped(scan: Scan) -> Table | None:
+    """The units without measures; None when all were measured."""
+    rows = list_skipped_rows(scan)
+    if not rows:
+        return None
+    table = _new_table("not measured")
+    for heading in ("status", "role"):
+        table.add_column(heading)
+    table.add_column("units", justify="right")
+    table.add_column("reason", overflow="fold")
+    for row in rows:
+        table.add_row(row.status.value, row.role, str(row.num_units), escape(row.reason))
+    return table
+
+
+def render_units(units: Sequence[Unit], *, title: str, sort: str | None = None, limit: int | None = None) -> Table:
+    """Units one by one, the first `limit` of them."""
+    shown = units[:limit]
+    extra = () if sort is None or sort in (*ALWAYS_SHOWN, "name", "role", "layer", "status") else (sort,)
+    fields = (*ALWAYS_SHOWN, *extra)
+    table = _new_table(title)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("shape", no_wrap=True)
+    table.add_column("status")
+    for field in fields:
+        table.add_column(field.removeprefix("kappa_").replace("_", " "), justify="right")
+    if any(unit.measures is not None and not unit.measures.resolved for unit in shown):
+        table.add_column("kappa before rounding", no_wrap=True)
+    for unit in shown:
+        numbers = [format_field(get_field(unit, field)) for field in fields]
+        table.add_row(escape(unit.name), _format_shape(unit.shape), unit.status.value, *numbers, _format_interval(unit))
+    if len(shown) < len(units):
+        table.caption = f"and {len(units) - len(shown)} more; `--top N`, `--bottom N` and `--json` show them"
+        table.caption_justify = "left"
+    return table
+
+
+def format_field(value: Any) -> str:
+    """A cell."""
+    formats: Sequence[tuple[type, Callable[[Any], str]]] = (
+        (bool, lambda flag: "yes" if flag else "no"),
+        (int, lambda count: f"{count:,}"),
+        (float, format_number),
+    )
+    return next((render(value) for kind, render in formats if isinstance(value, kind)), _text(value))
+
+
+def _text(value: Any) -> str:
+    return NOTHING if value is None else str(value)
+
+
+def format_number(value: float) -> str:
+    """Three figures that matter: 4.37, 1,310, 2.4e+06."""
+    if abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _format_interval(unit: Unit) -> str:
+    """What kappa of the weights before rounding may have been; empty where the storage resolves it."""
+    if unit.measures is None or unit.measures.resolved:
+        return ""
+    high = unit.measures.kappa_high
+    return f"{format_number(unit.measures.kappa_low)} .. {'infinity' if high is None else format_number(high)}"
+
+
+def _format_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return _format_shape(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} shapes"
+
+
+def _format_shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _new_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))

@@ -1,0 +1,79 @@
+"""From loaded matrices to finished units: equal shapes together, a bad number becomes a status."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oblong.records import Measures, ScanConfig, Status, Unit
+from oblong.scanning.devices import ComputeSpectra
+from oblong.scanning.streaming import LoadedBatch, LoadedJob
+from oblong.spectra import Spectrum, compute_measures, compute_noise_floor
+
+
+def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: ComputeSpectra) -> list[Unit]:
+    """Finish the units of one batch, in its order.
+
+    `seconds` of a unit is its even share of the time of all matrices of its shape, which are computed together.
+    """
+    finished: dict[int, Unit] = {}
+    for positions in _group_by_shape(batch):
+        start = time.perf_counter()
+        spectra = compute_spectra([_require_values(batch[position]) for position in positions])
+        units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
+        seconds = round((time.perf_counter() - start) / len(positions), 6)
+        finished |= {p: unit.model_copy(update={"seconds": seconds}) for p, unit in zip(positions, units, strict=True)}
+    return [finished.get(position) or finish_unmeasured(loaded) for position, loaded in enumerate(batch)]
+
+
+def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, loaded in enumerate(batch):
+        if loaded.job.needs_spectrum:
+            groups.setdefault(loaded.job.matrix.matrix_shape, []).append(position)
+    return list(groups.values())
+
+
+def _require_values(loaded: LoadedJob) -> NDArray[np.floating[Any]]:
+    assert loaded.values is not None
+    return loaded.values
+
+
+def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Unit:
+    """The unit of a matrix whose spectrum was computed, or could not be."""
+    status = Status(spectrum.outcome.value)
+    if status not in (Status.OK, Status.RANK_DEFICIENT):
+        return _close(loaded, status)
+    floor = compute_noise_floor(_require_values(loaded), loaded.job.unit.dtype)
+    measures = compute_measures(
+        spectrum,
+        shape=loaded.job.matrix.matrix_shape,
+        input_variance=config.input_variance,
+        noise_variance=config.noise_variance,
+        noise_floor=floor,
+    )
+    return _close(loaded, status, Measures.model_validate(measures, from_attributes=True))
+
+
+def finish_unmeasured(loaded: LoadedJob) -> Unit:
+    """The unit of a vector, or of a tensor whose header decided; a vector's values may still be bad."""
+    values = loaded.values
+    if values is None or values.size == 0:
+        return _close(loaded, loaded.job.unit.status)
+    if not np.isfinite(values).all():
+        return _close(loaded, Status.NON_FINITE)
+    return _close(loaded, loaded.job.unit.status if values.any() else Status.ZERO)
+
+
+def _close(loaded: LoadedJob, status: Status, measures: Measures | None = None) -> Unit:
+    """Put what was found into the unit. A unit without measures is not eligible, and says why."""
+    unit = loaded.job.unit
+    found: dict[str, Any] = {"digest": loaded.digest, "status": status, "measures": measures}
+    if measures is None:
+        kept_reason = unit.reason if status is unit.status else None
+        found |= {"eligible": False, "reason": kept_reason or status.explanation}
+        found["matrix_shape"] = loaded.job.matrix.matrix_shape if loaded.job.needs_spectrum else None
+    return unit.model_copy(update=found)

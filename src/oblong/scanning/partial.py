@@ -1,0 +1,150 @@
+"""The growing file of a running scan: whole lines only, resumable, renamed to its own name when it is complete."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from oblong.errors import OutputWriteError
+from oblong.records import ScanHeader, Unit
+from oblong.records.scan import render_line
+
+PARTIAL_SUFFIX: Final = ".partial"
+
+
+def get_partial_path(output: Path) -> Path:
+    """Where the lines live until the scan is complete."""
+    return output.with_name(output.name + PARTIAL_SUFFIX)
+
+
+class PartialScan:
+    """An open, locked `OUTPUT.partial`. `header` is the file's own: that of the run that began it."""
+
+    def __init__(self, output: Path, file: FileIO, header: ScanHeader) -> None:
+        self.output = output
+        self.header = header
+        self._file = file
+
+    def resume(self, names: Sequence[str]) -> tuple[Unit, ...]:
+        """Keep what an interrupted scan of the same bytes wrote, and cut off the rest.
+
+        Args:
+            names: of all units in checkpoint order; a kept line must be the next of them.
+
+        Returns:
+            The units that need not be made again; none when the header differs.
+        """
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        header = _parse_header(lines[0]) if lines else None
+        if header is None or not is_same_scan(header, self.header):
+            return ()
+        units = tuple(_iter_units(lines[1:], names))
+        self.header = header
+        self._truncate(sum(len(line) for line in lines[: 1 + len(units)]))
+        return units
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written yet."""
+        return os.fstat(self._file.fileno()).st_size == 0
+
+    def begin(self, header: ScanHeader) -> None:
+        """Start afresh: one line, the header."""
+        self._truncate(0)
+        self.header = header
+        self._write(render_line(header))
+
+    def append(self, unit: Unit) -> None:
+        """Write one line; after this returns, a kill does not lose it."""
+        self._write(render_line(unit))
+
+    def finish(self) -> None:
+        """Make the file durable and give it its name; what had that name is replaced only now."""
+        with _explain(self.output):
+            os.fsync(self._file.fileno())
+            get_partial_path(self.output).replace(self.output)
+
+    def _write(self, line: str) -> None:
+        data = memoryview(line.encode())
+        with _explain(self.output):
+            while data:
+                data = data[self._file.write(data) :]
+
+    def _truncate(self, size: int) -> None:
+        with _explain(self.output):
+            self._file.truncate(size)
+            self._file.seek(size)
+
+
+@contextmanager
+def open_partial(output: Path, header: ScanHeader) -> Iterator[PartialScan]:
+    """Open the partial file of an output, or make it; only one process at a time may.
+
+    Raises:
+        OutputWriteError: not writable, or another process is writing it.
+    """
+    path = get_partial_path(output)
+    with _explain(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered, so that a finished `append` is in the kernel's hands; created without cutting what is there.
+        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    with file:
+        _lock(file, output)
+        yield PartialScan(output, file, header)
+
+
+def is_same_scan(one: ScanHeader, other: ScanHeader) -> bool:
+    """Whether two headers describe the same work on the same layout (who did it, and when, may differ)."""
+    return one.model_dump(exclude={"provenance"}) == other.model_dump(exclude={"provenance"})
+
+
+def _parse_header(line: bytes) -> ScanHeader | None:
+    if not line.endswith(b"\n"):
+        return None
+    with suppress(ValidationError, ValueError):
+        return ScanHeader.model_validate(json.loads(line))
+    return None
+
+
+def _iter_units(lines: Sequence[bytes], names: Sequence[str]) -> Iterator[Unit]:
+    """The leading lines that are whole, valid and the units that we would make next."""
+    for line, name in zip(lines, names, strict=False):
+        try:
+            unit = Unit.model_validate(json.loads(line))
+        except ValueError:  # also pydantic's: a torn or foreign line
+            return
+        if unit.name != name or not line.endswith(b"\n"):
+            return
+        yield unit
+
+
+def _lock(file: FileIO, output: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputWriteError(output, "another scan is writing it; wait for that one or choose another -o") from error
+
+
+@contextmanager
+def _explain(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        partial = get_partial_path(output).name
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cause = "the disk is full" if full else str(error.strerror or error)
+        advice = f"what was finished is kept in {partial}: free some space and run the same command to go on"
+        raise OutputWriteError(output, f"{cause}; {advice}" if full else cause) from error
