@@ -1,0 +1,57 @@
+"""Many matrices at once: one per thread while they are small, all threads on each when they are large."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from oblong.spectra.compute import DEFAULT_TOLERANCE, compute_spectrum
+from oblong.spectra.spectrum import Spectrum
+
+LARGE_ELEMENTS: Final = 6 * 1024**2
+"""From here on BLAS uses its threads well, and one float64 copy per thread would be a lot of memory."""
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compute_spectra(
+    matrices: Sequence[NDArray[Any]] | NDArray[Any],
+    *,
+    full: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+    num_threads: int | None = None,
+) -> list[Spectrum]:
+    """Measure several matrices, best of equal shape.
+
+    Each result has the bits that `compute_spectrum` gives with the same number of BLAS threads, in whatever order the
+    work was done.
+
+    Args:
+        matrices: Shape (num, m, n), or a sequence of (m, n) arrays; floats. Not changed.
+        full: See `compute_spectrum`.
+        tolerance: See `compute_spectrum`.
+        num_threads: At most this many; all cores of this process by default.
+
+    Returns:
+        One Spectrum per matrix, in order.
+    """
+    num_threads = num_threads or count_cores()
+    measure = partial(compute_spectrum, full=full, tolerance=tolerance)
+    is_large = any(matrix.size >= LARGE_ELEMENTS for matrix in matrices)
+    num_workers = 1 if is_large else min(num_threads, len(matrices))
+    if num_workers <= 1:
+        with threadpool_limits(num_threads if is_large else 1, user_api="blas"):
+            return [measure(matrix) for matrix in matrices]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_workers) as pool:
+        return list(pool.map(measure, matrices))

@@ -1,0 +1,113 @@
+"""The smallest singular values from A itself, where those of its Gram matrix have lost their digits.
+
+The Gram matrix squares the condition number: its smallest eigenvalues carry a relative error of eps * kappa^2. Their
+eigenvectors are still nearly right, though, and ||A u|| has a relative error of eps * kappa only. So: Rayleigh-Ritz
+with A on the span of the lowest vectors, widened by the residuals that the Cholesky factor has preconditioned,
+until the residuals say that the smallest value is settled (a block Davidson iteration; each step squares the error).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from oblong.spectra.factor import CholeskyFactor
+from oblong.spectra.lanczos import CLUSTER_SAFETY
+from oblong.spectra.spectrum import FloatArray
+from oblong.spectra.tall import TallMatrix
+
+MAX_STEPS: Final = 6
+
+SETTLED: Final = 1e-6
+"""A triplet with a smaller residual has a value good to its square; only such ones correct the log-volume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowestTriplets:
+    """The lowest singular values of A, ascending.
+
+    Attributes:
+        values: Shape (k,).
+        right_vectors: Shape (p, k), orthonormal columns.
+        residuals: Shape (k,), ||G^-1 (G x - s^2 x)||: bounds the distance of s^2 to an eigenvalue, relative to it.
+    """
+
+    values: FloatArray
+    right_vectors: FloatArray
+    residuals: FloatArray
+
+    @property
+    def relative_error(self) -> float:
+        """Bound on the relative error of the smallest value, apart from the rounding of the last product."""
+        return CLUSTER_SAFETY * float(self.residuals[0]) / 2
+
+    @property
+    def num_settled(self) -> int:
+        """How many triplets, from the lowest, are settled without a gap."""
+        return int(np.argmax(np.append(self.residuals > SETTLED, True)))
+
+
+def refine_lowest(matrix: TallMatrix, factor: CholeskyFactor, start: FloatArray, *, tolerance: float) -> LowestTriplets:
+    """Refine the lowest singular triplets of A.
+
+    Args:
+        matrix: A, q x p.
+        factor: Cholesky factor of A^T A as computed.
+        start: Shape (p, k), orthonormal columns near the k lowest right singular vectors.
+        tolerance: Stop when the relative error of the smallest value is below this, or no longer falls.
+    """
+    num_pairs = start.shape[1]
+    basis = _smooth(factor, start)
+    best: LowestTriplets | None = None
+    for _ in range(MAX_STEPS):
+        left, values, right = _rayleigh_ritz(matrix, basis, num_pairs)
+        residuals = matrix.multiply_transposed(left) * values - right * values**2
+        # The plain residual of the smallest triplet cannot fall below eps * s_1^2 / s_min, because `left` is rounded.
+        # That part lies along the top of the spectrum, where it does no harm; G^-1 takes it out.
+        directions = factor.solve(residuals)
+        current = LowestTriplets(values=values, right_vectors=right, residuals=np.linalg.norm(directions, axis=0))
+        if best is not None and current.relative_error > best.relative_error / 2:
+            break
+        best = current
+        if current.relative_error <= tolerance:
+            break
+        basis = _widen(right, directions)
+    assert best is not None
+    return best
+
+
+def correct_log_volume(factor: CholeskyFactor, triplets: LowestTriplets) -> float:
+    """What to add to the factor's log-volume to put the settled values in the place of its own for the same vectors.
+
+    det G = det(B^T G^-1 B)^-1 det(C^T G C) for orthonormal [B C], for the computed G as for the true one; when B is
+    invariant, the first factor is the product of the refined s_i^2, and the second one is hardly touched by rounding.
+    """
+    settled = triplets.num_settled
+    if settled == 0:
+        return 0.0
+    refined = float(np.log(triplets.values[:settled]).sum())
+    return refined - factor.log_volume_of(triplets.right_vectors[:, :settled])
+
+
+def _smooth(factor: CholeskyFactor, vectors: FloatArray) -> FloatArray:
+    """One inverse iteration: what little the vectors hold of the top, A would multiply by kappa."""
+    smoothed: FloatArray = np.linalg.qr(factor.solve(vectors))[0]
+    return smoothed
+
+
+def _rayleigh_ritz(matrix: TallMatrix, basis: FloatArray, num_pairs: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The best approximations to the lowest triplets from the span of `basis`: left (q, k), values, right (p, k)."""
+    left, values, right = np.linalg.svd(matrix.multiply(basis), full_matrices=False)
+    lowest = slice(None, -num_pairs - 1, -1)
+    return left[:, lowest], values[lowest], basis @ right[lowest].T
+
+
+def _widen(basis: FloatArray, directions: FloatArray) -> FloatArray:
+    """Orthonormal basis of both spans; lengths are taken out first, for the directions are short and graded."""
+    directions = directions - basis @ (basis.T @ directions)
+    lengths = np.linalg.norm(directions, axis=0)
+    useful = directions[:, lengths > 0] / lengths[lengths > 0]
+    widened: FloatArray = np.linalg.qr(np.hstack([basis, useful]))[0]
+    return widened
