@@ -1,0 +1,219 @@
+"""Records -> one self-contained HTML page.
+
+The page brings its own scripts, styles and data. A content security policy forbids every request and every script but
+the two that are part of it (by their hashes), so nothing that a checkpoint puts into a tensor's name can load or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from oblong.errors import OutputExistsError, PlanMismatchError, UserError
+from oblong.records import Comparison, Plan, Scan
+from oblong.records.base import replace_on_success
+from oblong.reporting.comparison_tables import (
+    COST_CAPTION,
+    COST_HEADINGS,
+    cost_cells,
+    cost_rows,
+    outcome_caption,
+    outcome_cells,
+    outcome_sections,
+)
+from oblong.reporting.figures import (
+    VEGA_LITE_VERSION,
+    build_figures,
+    check_figures,
+    style_report,
+    write_figures,
+)
+from oblong.reporting.glossary import GLOSSARY
+from oblong.reporting.markup import SHAPE_PATHS, content_security_policy, mark_interval, to_script_json, true_minus
+from oblong.reporting.page_rows import (
+    MEASURE_HEADINGS,
+    measure_rows,
+    outcome_bars,
+    plan_views,
+    provenance_rows,
+    scan_facts,
+    status_rows,
+)
+from oblong.reporting.reading import Topic, read_comparison
+from oblong.reporting.scan_reading import read_scan
+from oblong.reporting.theme import SCREEN
+
+TEMPLATE: Final = "report.html.j2"
+
+
+def render_report(
+    *,
+    scan: Scan | None = None,
+    comparison: Comparison | None = None,
+    plans: Sequence[Plan] = (),
+    title: str | None = None,
+) -> str:
+    """The page as a string; the same records give the same bytes.
+
+    Args:
+        scan: what was measured; its sections are left out without it.
+        comparison: what came out; its arms' plans are shown too.
+        plans: further plans to show.
+        title: heading of the page; by default it names the model.
+
+    Raises:
+        UserError: no record at all, or two different plans of one name.
+        PlanMismatchError: the records speak of different models.
+    """
+    plans = collect_plans(comparison, plans)
+    check_one_model(scan, plans)
+    page_script = _read_template("report.js")
+    context = {
+        "title": title or _default_title(scan, comparison, plans),
+        "policy": content_security_policy(vega_bundle(), page_script),
+        "style": Markup(_read_template("report.css")),
+        "vega_bundle": Markup(vega_bundle()),
+        "page_script": Markup(page_script),
+        "arm_styles": style_report(comparison, plans),
+        "shape_paths": SHAPE_PATHS,
+        "plans": plan_views(plans),
+        "provenance": provenance_rows(scan=scan, comparison=comparison, plans=plans),
+        "glossary": GLOSSARY,
+        **_comparison_context(comparison),
+        **_scan_context(scan),
+        **_figure_context(scan, comparison, plans),
+    }
+    return _environment().get_template(TEMPLATE).render(context)
+
+
+def write_report(
+    path: Path,
+    *,
+    scan: Scan | None = None,
+    comparison: Comparison | None = None,
+    plans: Sequence[Plan] = (),
+    png_directory: Path | None = None,
+    force: bool = False,
+) -> tuple[Path, ...]:
+    """Write the page, and every figure as PNG and SVG into `png_directory` when one is given.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        UserError, PlanMismatchError: as `render_report`.
+        OutputExistsError: an output exists and `force` is false; nothing is written then.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    figures = build_figures(scan=scan, comparison=comparison, plans=collect_plans(comparison, plans))
+    if path.exists() and not force:
+        raise OutputExistsError(path)
+    if png_directory is not None:
+        check_figures(png_directory, figures, force=force)
+    page = render_report(scan=scan, comparison=comparison, plans=plans)
+    with replace_on_success(path, force=force) as file:
+        file.write(page)
+    return (path, *(write_figures(png_directory, figures, force=force) if png_directory is not None else ()))
+
+
+def collect_plans(comparison: Comparison | None, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The arms' plans under the arms' names, then the other plans; one plan given twice is shown once."""
+    collected: dict[str, Plan] = {}
+    if comparison is not None:
+        collected = {arm: plan.model_copy(update={"name": arm}) for arm, plan in comparison.plans.items()}
+    for plan in plans:
+        known = collected.setdefault(plan.name, plan)
+        if known.tensors != plan.tensors:
+            raise UserError(f"two different plans are called {plan.name!r}: rename one of them to show both")
+    return tuple(collected.values())
+
+
+def check_one_model(scan: Scan | None, plans: Sequence[Plan]) -> None:
+    """Refuse a page that would mix models."""
+    layouts = {plan.name: plan.layout_digest for plan in plans}
+    expected = scan.header.checkpoint.layout_digest if scan is not None else next(iter(layouts.values()), None)
+    strangers = [name for name, layout in layouts.items() if layout != expected]
+    if strangers:
+        subject = f"the Scan of {scan.header.model}" if scan is not None else f"the plan {plans[0].name!r}"
+        raise PlanMismatchError(
+            f"the plan {strangers[0]!r} was made for a model with other tensors than {subject}: "
+            "report records of one model at a time"
+        )
+
+
+def _default_title(scan: Scan | None, comparison: Comparison | None, plans: Sequence[Plan]) -> str:
+    if comparison is not None:
+        return f"{comparison.model}: what was learned, what was kept"
+    if scan is not None:
+        return f"{scan.header.model}: which weights are round, which are oblong"
+    if plans:
+        return f"{plans[0].model}: which weights would train"
+    raise UserError("there is nothing to report: give a Scan, a Comparison or a Plan")
+
+
+def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
+        return {"comparison": None}
+    return {
+        "comparison": comparison,
+        "reading": read_comparison(comparison),
+        "topics": tuple(Topic),
+        "outcomes": [
+            (section, list(zip(section.rows, map(outcome_cells, section.rows), outcome_bars(section), strict=True)))
+            for section in outcome_sections(comparison)
+        ],
+        "outcome_caption": outcome_caption(comparison),
+        "cost_headings": COST_HEADINGS,
+        "cost_caption": COST_CAPTION,
+        "costs": [(row, cost_cells(row)) for row in cost_rows(comparison)],
+    }
+
+
+def _scan_context(scan: Scan | None) -> dict[str, Any]:
+    if scan is None:
+        return {"scan": None}
+    return {
+        "scan": scan,
+        "scan_reading": read_scan(scan),
+        "scan_facts": scan_facts(scan),
+        "statuses": status_rows(scan),
+        "measure_headings": MEASURE_HEADINGS,
+        "measures": measure_rows(scan),
+    }
+
+
+def _figure_context(scan: Scan | None, comparison: Comparison | None, plans: Sequence[Plan]) -> dict[str, Any]:
+    figures = build_figures(scan=scan, comparison=comparison, plans=plans)
+    specs = {figure.key: figure.spec(SCREEN) for figure in figures}
+    return {"figures": {figure.key: figure for figure in figures}, "specs": to_script_json(specs)}
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the installed vl-convert."""
+    bundle: str = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE_VERSION)
+    return bundle
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("oblong.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"minus": true_minus, "interval": mark_interval}
+    return environment
+
+
+def _read_template(name: str) -> str:
+    return (resources.files("oblong.reporting") / "templates" / name).read_text(encoding="utf-8")
