@@ -3,7 +3,7 @@
 from oblong.planning.budgets import parse_budget
 from oblong.planning.controls import controls, inverse, random_matching_parameters, random_matching_role_and_shape
 from oblong.planning.criteria import CRITERIA, Criterion, find_criterion
-from oblong.planning.selection import ORDERS, STRATA, find_unresolved, make_rule, name_rule, select
+from oblong.planning.selection import ORDERS, STRATA, find_unresolved, make_rule, name_rule, plan, select
 
 __all__ = [
     "CRITERIA",
@@ -17,6 +17,7 @@ __all__ = [
     "make_rule",
     "name_rule",
     "parse_budget",
+    "plan",
     "random_matching_parameters",
     "random_matching_role_and_shape",
     "select",

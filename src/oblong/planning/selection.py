@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from oblong.errors import SelectionError
 from oblong.planning.allocation import Strata, rank_strata, spend_budget
@@ -28,6 +28,20 @@ class Choice:
 
     tensor: Candidate
     reason: str
+
+
+def plan(scan: Scan, *, name: str | None = None, **request: Any) -> Plan:
+    """Choose the tensors to train: `select` by the rule that `make_rule` makes of the request.
+
+    Args:
+        scan: the measured checkpoint.
+        name: short name of the Plan.
+        request: `criterion`, `order`, `within`, `budget`, `seed`, `include_ineligible`, as for `make_rule`.
+
+    Raises:
+        SelectionError: the request selects nothing sensible.
+    """
+    return select(scan, make_rule(scan, **request), name)
 
 
 def make_rule(

@@ -67,7 +67,9 @@ class Drift(Part):
     num_changed_tensors: int
     num_parameters_in_changed: int
     fraction_moved: float = Field(description="share of the changed tensors' elements that differ, 0 to 1")
-    relative_change: float = Field(description="||delta||_F / ||base||_F over the changed tensors")
+    relative_change: float | None = Field(
+        description="||delta||_F / ||base||_F over the changed tensors; null if that is not finite"
+    )
 
 
 class Evaluation(Record):
