@@ -81,7 +81,8 @@ def _make_ggml_decoder(name: str) -> Decoder:
     return decode_blocks
 
 
-# Values and bytes in a block. Source: ggml's block structures, as listed in gguf.constants.GGML_QUANT_SIZES.
+# Values and bytes in a block. Source: ggml's block structures, as listed in gguf.constants.GGML_QUANT_SIZES. Formats of
+# less than 2.5 bits are left out: their rounding decides every singular value that matters.
 _GGML_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
     "Q4_0": (32, 18),
     "Q4_1": (32, 20),
@@ -93,17 +94,8 @@ _GGML_BLOCKS: Final[Mapping[str, tuple[int, int]]] = {
     "Q4_K": (256, 144),
     "Q5_K": (256, 176),
     "Q6_K": (256, 210),
-    "IQ1_S": (256, 50),
-    "IQ1_M": (256, 56),
-    "IQ2_XXS": (256, 66),
-    "IQ2_XS": (256, 74),
-    "IQ2_S": (256, 82),
-    "IQ3_XXS": (256, 98),
-    "IQ3_S": (256, 110),
     "IQ4_NL": (32, 18),
     "IQ4_XS": (256, 136),
-    "TQ1_0": (256, 54),
-    "TQ2_0": (256, 66),
     "MXFP4": (32, 17),
 }
 

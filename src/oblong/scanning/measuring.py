@@ -47,10 +47,9 @@ def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Unit:
     status = Status(spectrum.outcome.value)
     if status not in (Status.OK, Status.RANK_DEFICIENT):
         return _close(loaded, status)
-    floor = compute_noise_floor(_require_values(loaded), loaded.job.unit.dtype)
+    floor = compute_noise_floor(spectrum, loaded.job.unit.dtype)
     measures = compute_measures(
         spectrum,
-        shape=loaded.job.matrix.matrix_shape,
         input_variance=config.input_variance,
         noise_variance=config.noise_variance,
         noise_floor=floor,
