@@ -9,9 +9,13 @@ from typing import Any, Final
 import typer
 from rich.markup import escape
 
+from oblong.cli.compare import compare
+from oblong.cli.demo import demo
 from oblong.cli.fetch import fetch
 from oblong.cli.merge import merge
 from oblong.cli.plan import plan
+from oblong.cli.scan import scan
+from oblong.cli.show import show
 from oblong.cli.terminal import stderr, stdout
 from oblong.cli.tune import tune
 from oblong.cli.verify import verify
@@ -78,10 +82,14 @@ def version() -> None:
 
 
 app.command()(fetch)
+app.command()(scan)
+app.command()(show)
 app.command()(plan)
 app.command()(tune)
 app.command()(verify)
 app.command()(merge)
+app.command()(compare)
+app.command()(demo)
 
 
 if __name__ == "__main__":
