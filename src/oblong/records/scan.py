@@ -73,7 +73,9 @@ class Measures(Part):
     entropy: float = Field(description="differential entropy of W X, X ~ N(0, v I), on its image (Eq. 3-6)")
     max_entropy: float = Field(description="the entropy at kappa 1 with the same Frobenius norm (Theorem 1)")
     entropy_gap: float = Field(description="max_entropy - entropy >= 0, scale-invariant")
-    mutual_information: float = Field(description="1/2 sum ln(1 + v s_i^2 / t): Y = W X + N(0, t I) (Eq. 7)")
+    mutual_information: float | None = Field(
+        description="1/2 sum ln(1 + v s_i^2 / t): Y = W X + N(0, t I) (Eq. 7); needs --spectrum full"
+    )
     stable_rank: float = Field(description="||W||_F^2 / s_1^2")
     participation_ratio: float = Field(description="(sum s_i^2)^2 / sum s_i^4")
     effective_rank: float | None = Field(description="exp of the entropy of s_i / sum s; needs --spectrum full")

@@ -95,6 +95,6 @@ def compute_mean_log_slope(activation: str, std: float) -> float:
     nodes = -REACH + width * (np.arange(NUM_NODES) + 0.5)
     weights = np.exp(-(nodes**2) / 2)
     with np.errstate(divide="ignore"):
-        log_slopes = LOG_SLOPES[activation](std * nodes)
+        log_slopes: FloatArray = LOG_SLOPES[activation](np.asarray(std * nodes, dtype=np.float64))
     # Far to the left the slopes of GELU and SiLU underflow: any number below ln(tiny) keeps this an upper bound.
     return float(np.maximum(log_slopes, LOG_TINY) @ weights / weights.sum())

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from oblong.errors import UserError
+from oblong.spectra.spectrum import Spectrum
 
 MEAN_SQUARE_IN_BINADE: Final = 2.2
 """E[w^2] / 4^e for 2^e <= |w| < 2^(e+1): 2.33 if w is uniform there, 2.16 if log-uniform; weights are between."""
@@ -61,14 +62,30 @@ uniform ones, and leaves out the rounding of the block scales themselves. Good t
 to tell whether a singular value stands above the floor."""
 
 
-def compute_noise_floor(shape: tuple[int, int], *, frobenius_norm: float, storage: str) -> float:
+CODEBOOK_BITS: Final[Mapping[str, float]] = {
+    "IQ1_S": 1.56,
+    "IQ1_M": 1.75,
+    "IQ2_XXS": 2.06,
+    "IQ2_XS": 2.31,
+    "IQ2_S": 2.5,
+    "IQ3_XXS": 3.06,
+    "IQ3_S": 3.44,
+    "TQ1_0": 1.69,
+    "TQ2_0": 2.06,
+}
+"""Bits per weight of formats that look whole groups of weights up in a codebook."""
+
+CODEBOOK_LOSS: Final = 1.2
+"""rms(E) / rms(W) is at least 2^-bits for Gaussian weights (rate distortion); real codebooks lose about this factor."""
+
+
+def compute_noise_floor(spectrum: Spectrum, storage: str) -> float:
     """Spectral norm of the rounding error of a stored matrix: rms(E) (sqrt m + sqrt n).
 
     A rounding error is uniform within a step d and has the variance d^2 / 12.
 
     Args:
-        shape: (m, n).
-        frobenius_norm: ||W||_F.
+        spectrum: A measured spectrum of the stored matrix.
         storage: Storage format: a safetensors dtype (BF16), a GGUF type (Q4_K) or NF4, MXFP4.
 
     Returns:
@@ -76,9 +93,12 @@ def compute_noise_floor(shape: tuple[int, int], *, frobenius_norm: float, storag
 
     Raises:
         UserError: Unknown storage format.
+        ValueError: The spectrum holds no numbers.
     """
-    m, n = shape
-    rms = frobenius_norm / math.sqrt(m * n)
+    if spectrum.frobenius_norm is None:
+        raise ValueError(f"a spectrum whose outcome is {spectrum.outcome!r} has no noise floor")
+    m, n = spectrum.shape
+    rms = spectrum.frobenius_norm / math.sqrt(m * n)
     return rms * compute_relative_rounding(storage) * (math.sqrt(m) + math.sqrt(n))
 
 
@@ -88,14 +108,16 @@ def compute_relative_rounding(storage: str) -> float:
     Raises:
         UserError: Unknown storage format.
     """
-    key = storage.upper().removesuffix("_S").removesuffix("_M").removesuffix("_L")
-    if key.startswith(("F8_E4M3", "F8_E5M2")):
+    key = storage.upper()
+    if key.startswith(("F8_E4M3", "F8_E5M2")):  # the variants FN, FNUZ differ in their largest values only
         key = key[:7]
     if key in MANTISSA_BITS:
         return math.ldexp(1.0, -MANTISSA_BITS[key]) / math.sqrt(12 * MEAN_SQUARE_IN_BINADE)
     if key in STEPS:
         return STEPS[key] / math.sqrt(12)
-    known = ", ".join((*MANTISSA_BITS, *STEPS))
+    if key in CODEBOOK_BITS:
+        return CODEBOOK_LOSS * 2.0 ** -CODEBOOK_BITS[key]
+    known = ", ".join((*MANTISSA_BITS, *STEPS, *CODEBOOK_BITS))
     raise UserError(f"the rounding of the storage format {storage!r} is not known; known are {known}")
 
 
