@@ -67,8 +67,8 @@ def print_comparison(comparison: Comparison) -> None:
     console = stdout()
     for table in render_comparison(comparison):
         console.print(table)
-    for sentence in read_comparison(comparison):
-        console.print(f"- {sentence}")
+    for paragraph in read_comparison(comparison).brief:
+        console.print(paragraph, markup=False)
 
 
 def write_comparison_report(recipe: CompareRecipe, comparison: Comparison) -> Path:

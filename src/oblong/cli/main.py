@@ -11,9 +11,11 @@ from rich.markup import escape
 
 from oblong.cli.compare import compare
 from oblong.cli.demo import demo
+from oblong.cli.evaluate import evaluate
 from oblong.cli.fetch import fetch
 from oblong.cli.merge import merge
 from oblong.cli.plan import plan
+from oblong.cli.report import report
 from oblong.cli.scan import scan
 from oblong.cli.show import show
 from oblong.cli.terminal import stderr, stdout
@@ -85,10 +87,12 @@ app.command()(fetch)
 app.command()(scan)
 app.command()(show)
 app.command()(plan)
+app.command()(evaluate)
 app.command()(tune)
 app.command()(verify)
 app.command()(merge)
 app.command()(compare)
+app.command()(report)
 app.command()(demo)
 
 

@@ -179,13 +179,13 @@ def show_plan(file: Path, as_json: bool) -> None:
 def show_comparison(file: Path, as_json: bool) -> None:
     """Print a Comparison."""
     from oblong.records import Comparison
-    from oblong.reporting.comparison_tables import render_rich
+    from oblong.reporting.comparison_tables import render_comparison
 
     comparison = Comparison.read(file)
     if as_json:
         print_json(comparison.model_dump_json(indent=1))
         return
-    for table in render_rich(comparison):
+    for table in render_comparison(comparison):
         stdout().print(table)
 
 

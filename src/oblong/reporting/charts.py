@@ -105,7 +105,7 @@ def null_scatter(scan: Scan) -> alt.Chart:
     line = alt.Chart(_data(ends)).mark_line(style="reference").encode(x=x, y=y)
     layers = [line, _unresolved_ranges(rows, x, y), _null_points(rows, x, y), _null_ticks(rows, x, y)]
     if tallest <= MAX_SHAPE_LABELS:
-        layers.append(_shape_labels(labels, x, height=13 * tallest))
+        layers.append(_shape_labels(labels, x, height=14 * tallest))
     return alt.layer(*layers).properties(width=FULL_WIDTH - 60, height=380)
 
 
@@ -147,7 +147,7 @@ def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
 def _shape_labels(labels: Sequence[Row], x: alt.X, *, height: int) -> alt.Chart:
     return (
         alt.Chart(_data(labels))
-        .mark_text(style="annotation", baseline="top", lineHeight=13)
+        .mark_text(style="annotation", baseline="top", lineHeight=14)
         .encode(x=x, y=alt.value(-6 - height), text="shapes:N")
     )
 
@@ -171,7 +171,7 @@ def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: 
     return alt.layer(
         origin.mark_rule(style="reference").encode(x="gain:Q"),
         origin.mark_rule(style="reference").encode(y="change:Q"),
-        seeds.mark_point(size=30, opacity=0.4, filled=True, strokeWidth=0).encode(
+        seeds.mark_point(size=30, opacity=0.55, filled=True, strokeWidth=0).encode(
             x=x, y=y, color=colour, shape=shape, tooltip=[*tooltip, "seed:N"]
         ),
         arms.mark_rule(strokeWidth=1.6).encode(

@@ -1,7 +1,7 @@
 """Comparison -> rows -> tables for the terminal, Markdown and the HTML page.
 
 Two tables: what each arm *learned and forgot* (one section per corpus, so that the arms stand under one another), and
-what it *cost*. `outcome_sections` and `cost_rows` are pure; `render_rich` and `render_markdown` only format.
+what it *cost*. `outcome_sections` and `cost_rows` are pure; `render_comparison` and `render_markdown` only format.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from oblong.records import ArmRun, Change, Comparison, Interval, RunStatus
+from oblong.reporting.formats import (
+    NOTHING,
+    format_duration,
+    format_interval,
+    format_megabytes,
+    format_parameters,
+    format_share,
+)
 
-NOTHING: Final = "-"
 OUTCOME_HEADINGS: Final = ("arm", "loss", "change", "against control", "KL to base")
 COST_HEADINGS: Final = ("arm", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak memory")
 
@@ -135,37 +142,6 @@ def _mean_or_none(values: Sequence[float | None]) -> float | None:
 # --- formatting ---------------------------------------------------------------------------------------------------
 
 
-def format_interval(interval: Interval | None) -> str:
-    """`+0.0109 [+0.0027, +0.0191]`, nats per token."""
-    if interval is None:
-        return NOTHING
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-
-
-def format_parameters(count: int) -> str:
-    """A parameter count such as 10.6 M."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:.1f} {suffix}"
-    return str(count)
-
-
-def format_share(share: float | None) -> str:
-    """A share such as 7.9 %."""
-    return NOTHING if share is None else f"{100 * share:.1f} %"
-
-
-def format_megabytes(num_bytes: int) -> str:
-    """Memory in decimal megabytes."""
-    return f"{num_bytes / 1e6:,.0f} MB"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration such as 42 s or 3 min 20 s."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
-
-
 def outcome_cells(row: OutcomeRow) -> tuple[str, ...]:
     """The texts under OUTCOME_HEADINGS."""
     return (
@@ -214,7 +190,7 @@ COST_CAPTION: Final = (
 )
 
 
-def render_rich(comparison: Comparison) -> list[Table]:
+def render_comparison(comparison: Comparison) -> list[Table]:
     """The two tables for a terminal of 120 columns; bold where an interval excludes zero."""
     learned = _rich_table("Learned and forgotten", OUTCOME_HEADINGS, outcome_caption(comparison))
     for section in outcome_sections(comparison):

@@ -108,9 +108,9 @@ def _scan_figures(scan: Scan | None) -> Iterator[Figure]:
         yield Figure(
             key="kappa-against-null",
             title="kappa against the null for its shape",
-            caption="One mark per eligible tensor; the bar in each column is the null itself, above it a tensor is more "
-            "oblong than a random matrix of its shape. The dashed line is kappa = null. Roles that share a null, or "
-            "nearly so, are drawn side by side.",
+            caption="One mark per eligible tensor; the bar in each column is the null itself: above it a tensor is "
+            "more oblong than a random matrix of its shape. The dashed line is kappa = null. Roles that share a null, "
+            "or nearly so, are drawn side by side.",
             alt_text="Log-log scatter plot of each tensor's condition number against the median condition number of "
             "random matrices of its shape, by role, with the line of equality.",
             chart=null_scatter(scan),

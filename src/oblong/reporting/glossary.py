@@ -12,8 +12,8 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "kappa would be if nothing had been learned.",
     "excess": "ln(kappa / null kappa). It takes out what the shape alone explains; 0 is as round as chance.",
     "log-volume": "Sum of the logarithms of the non-zero singular values: how much the matrix stretches volume.",
-    "entropy gap": "How much more entropy, in nats, the output would have if the matrix were perfectly round at the same "
-    "Frobenius norm. Never negative; zero only when kappa is 1.",
+    "entropy gap": "How much more entropy, in nats, the output would have if the matrix were perfectly round at the "
+    "same Frobenius norm. Never negative; zero only when kappa is 1.",
     "stable rank": "Squared Frobenius norm over the squared largest singular value: a rank that small singular values "
     "barely touch, and that survives coarse storage.",
     "unresolved": "The smallest singular value lies below the rounding error of the storage format, so kappa is only "

@@ -99,6 +99,7 @@ def write_report(
     scan: Scan | None = None,
     comparison: Comparison | None = None,
     plans: Sequence[Plan] = (),
+    title: str | None = None,
     png_directory: Path | None = None,
     force: bool = False,
 ) -> tuple[Path, ...]:
@@ -117,7 +118,7 @@ def write_report(
         raise OutputExistsError(path)
     if png_directory is not None:
         check_figures(png_directory, figures, force=force)
-    page = render_report(scan=scan, comparison=comparison, plans=plans)
+    page = render_report(scan=scan, comparison=comparison, plans=plans, title=title)
     with replace_on_success(path, force=force) as file:
         file.write(page)
     return (path, *(write_figures(png_directory, figures, force=force) if png_directory is not None else ()))
@@ -198,7 +199,7 @@ def _figure_context(scan: Scan | None, comparison: Comparison | None, plans: Seq
 @cache
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from the installed vl-convert."""
-    bundle: str = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE_VERSION)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE_VERSION)
     return bundle
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oblong.records import Comparison, Interval, Plan, Provenance, Rule, Scan, Status, Unit
-from oblong.reporting.comparison_tables import OutcomeSection, format_parameters, format_share
+from oblong.records import Comparison, Interval, Measures, Plan, Provenance, Rule, Scan, Status, Unit
+from oblong.reporting.comparison_tables import OutcomeSection
+from oblong.reporting.formats import format_kappa, format_parameters, format_share
 
 MAX_MEASURE_ROWS: Final = 2000  # about 1 MB of page; a Scan with more rows keeps its most extreme ones
 MEASURE_HEADINGS: Final = (
@@ -25,7 +26,6 @@ MEASURE_HEADINGS: Final = (
     "entropy gap",
     "stable rank",
 )
-ROUND_KAPPA: Final = ".4g"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,8 @@ def _measure_cells(unit: Unit) -> tuple[Cell, ...]:
         return (*identity, *[_number(None, "")] * (len(MEASURE_HEADINGS) - len(identity)))
     return (
         *identity,
-        _kappa_cell(unit),
-        _number(measures.null_kappa, ROUND_KAPPA),
+        _kappa_cell(unit, measures),
+        Cell(text=format_kappa(measures.null_kappa), number=measures.null_kappa),
         _number(measures.kappa_excess, "+.3f"),
         _number(measures.log_volume, ".1f"),
         _number(measures.entropy_gap, ".2f"),
@@ -126,13 +126,13 @@ def _measure_cells(unit: Unit) -> tuple[Cell, ...]:
     )
 
 
-def _kappa_cell(unit: Unit) -> Cell:
-    measures = unit.measures
-    if measures is None or measures.resolved:
-        return _number(measures.kappa if measures else None, ROUND_KAPPA)
-    high = "unbounded" if measures.kappa_high is None else format(measures.kappa_high, ROUND_KAPPA)
-    note = f"not resolved by {unit.dtype}: between {measures.kappa_low:{ROUND_KAPPA}} and {high}"
-    return Cell(text=f"~{measures.kappa:{ROUND_KAPPA}}", number=measures.kappa, note=note)
+def _kappa_cell(unit: Unit, measures: Measures) -> Cell:
+    text = format_kappa(measures.kappa)
+    if measures.resolved:
+        return Cell(text=text, number=measures.kappa)
+    high = "unbounded" if measures.kappa_high is None else format_kappa(measures.kappa_high)
+    note = f"not resolved by {unit.dtype}: between {format_kappa(measures.kappa_low)} and {high}"
+    return Cell(text=f"~{text}", number=measures.kappa, note=note)
 
 
 def _number(value: float | None, specification: str) -> Cell:
@@ -166,7 +166,7 @@ def plan_views(plans: Sequence[Plan]) -> tuple[PlanView, ...]:
                 (
                     tensor.name,
                     " x ".join(str(size) for size in tensor.shape),
-                    "" if tensor.value is None else format(tensor.value, ROUND_KAPPA),
+                    "" if tensor.value is None else format(tensor.value, ".4g"),
                     tensor.reason,
                 )
                 for tensor in plan.tensors

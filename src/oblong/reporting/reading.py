@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Final
 
 from oblong.records import Change, Comparison, Interval
-from oblong.reporting.comparison_tables import CostRow, cost_rows, format_interval, format_parameters
+from oblong.reporting.comparison_tables import CostRow, cost_rows
+from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.verdicts import (
     UNTOLD,
     Direction,
@@ -45,10 +46,15 @@ class Statement:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The headline, in a few sentences, and the statements behind it."""
+    """The headline, in a few short paragraphs, and the statements behind it."""
 
-    headline: str
+    headline: tuple[str, ...]
     statements: tuple[Statement, ...]
+
+    @property
+    def brief(self) -> tuple[str, ...]:
+        """The headline with what qualifies it, for a terminal."""
+        return (*self.headline, *self.about(Topic.FAIRNESS), *self.about(Topic.LIMITS))
 
     def about(self, topic: Topic) -> tuple[str, ...]:
         """The texts on one topic."""
@@ -212,7 +218,7 @@ def _describe_chance(comparison: Comparison) -> str:
 # --- the headline -------------------------------------------------------------------------------------------------
 
 
-def compose_headline(comparison: Comparison) -> str:
+def compose_headline(comparison: Comparison) -> tuple[str, ...]:
     """A few short sentences: what was learned and kept, who differs from the control, on how many seeds."""
     learned = [
         _count_sentence(comparison, corpus, Direction.LOWER, "improved on") for corpus in new_domains(comparison)
@@ -221,7 +227,7 @@ def compose_headline(comparison: Comparison) -> str:
         _count_sentence(comparison, corpus, Direction.HIGHER, "got worse on") for corpus in general_corpora(comparison)
     ]
     seeds = f"All of this rests on {_seeds(comparison)}." if num_seeds(comparison) < SEEDS_THAT_SHOW_VARIATION else ""
-    return " ".join(sentence for sentence in (*learned, *kept, _headline_control(comparison), seeds) if sentence)
+    return tuple(text for text in (" ".join((*learned, *kept)), _headline_control(comparison), seeds) if text)
 
 
 def _count_sentence(comparison: Comparison, corpus: str, direction: Direction, verb: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from oblong.records import Measures, Scan, Unit
 from oblong.records.scan import summarise_roles
-from oblong.reporting.comparison_tables import format_parameters
+from oblong.reporting.formats import format_kappa, format_parameters
 
 MOSTLY: Final = 0.5
 
@@ -30,9 +30,9 @@ def read_scan(scan: Scan) -> tuple[str, ...]:
 def _describe_size(scan: Scan) -> str:
     info = scan.header.checkpoint
     return (
-        f"{scan.header.model} holds {info.num_tensors} tensors with {format_parameters(info.num_parameters)} parameters; "
-        f"{len(scan.measured)} of {len(scan)} rows have a measured spectrum, and {len(scan.eligible)} of them are "
-        f"eligible for training by default."
+        f"{scan.header.model} holds {info.num_tensors} tensors with {format_parameters(info.num_parameters)} "
+        f"parameters. Of {len(scan)} rows {len(scan.measured)} have a measured spectrum and {len(scan.eligible)} are "
+        "eligible for training by default."
     )
 
 
@@ -42,8 +42,8 @@ def _describe_range(measured: Sequence[tuple[Unit, Measures]]) -> str:
     roundest = min(measured, key=lambda pair: pair[1].kappa)
     most_oblong = max(measured, key=lambda pair: pair[1].kappa)
     return (
-        f"Among the eligible, kappa runs from {roundest[1].kappa:.3g} ({roundest[0].name}) to "
-        f"{most_oblong[1].kappa:.3g} ({most_oblong[0].name})."
+        f"Among the eligible, kappa runs from {format_kappa(roundest[1].kappa)} ({roundest[0].name}) to "
+        f"{format_kappa(most_oblong[1].kappa)} ({most_oblong[0].name})."
     )
 
 
