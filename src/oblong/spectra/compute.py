@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oblong.spectra.gram_route import GramResult, measure_by_gram
+from oblong.spectra.operators import Matrix
 from oblong.spectra.rounding import combine
 from oblong.spectra.spectrum import Method, Outcome, Spectrum
 from oblong.spectra.svd_route import SvdResult, measure_by_svd
@@ -40,23 +41,43 @@ def compute_spectrum(matrix: NDArray[Any], *, full: bool = False, tolerance: flo
 
     Source: Ludwig 2025, Eq. 1 and 8. We also name the value over *all* singular values, `kappa_full`.
     """
-    if matrix.ndim != 2 or matrix.size == 0 or not np.issubdtype(matrix.dtype, np.floating):
-        raise ValueError(f"need a non-empty matrix of floats, not {matrix.dtype} of shape {matrix.shape}")
-    shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+    shape = check_matrix(matrix)
     largest = max(float(matrix.max()), -float(matrix.min()))
     if not math.isfinite(largest):
         return Spectrum(outcome=Outcome.NON_FINITE, shape=shape)
     if largest == 0.0:
         return Spectrum(outcome=Outcome.ZERO, shape=shape)
-    tall = TallMatrix(matrix, largest)
-    if tall.num_columns > SMALL:
-        found = measure_by_gram(tall, full=full, tolerance=tolerance)
+    return measure(TallMatrix(matrix, largest), shape, full=full, tolerance=tolerance)
+
+
+def check_matrix(matrix: NDArray[Any]) -> tuple[int, int]:
+    """The shape of a non-empty matrix of floats.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if matrix.ndim != 2 or matrix.size == 0 or not np.issubdtype(matrix.dtype, np.floating):
+        raise ValueError(f"need a non-empty matrix of floats, not {matrix.dtype} of shape {matrix.shape}")
+    return matrix.shape[0], matrix.shape[1]
+
+
+def measure(matrix: Matrix, shape: tuple[int, int], *, full: bool, tolerance: float) -> Spectrum:
+    """Measure a scaled matrix that is neither zero nor infinite.
+
+    Args:
+        matrix: The matrix, on whatever machine.
+        shape: (m, n) before it was stood upright.
+        full: See `compute_spectrum`.
+        tolerance: See `compute_spectrum`.
+    """
+    if matrix.num_columns > SMALL:
+        found = measure_by_gram(matrix, full=full, tolerance=tolerance)
         if found is not None:
-            return _from_gram(found, shape, tall.exponent)
-    decomposed = measure_by_svd(tall.to_array())
+            return _from_gram(found, shape, matrix.exponent)
+    decomposed = measure_by_svd(matrix.to_array())
     if decomposed is None:
         return Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
-    return _from_svd(decomposed, shape, tall.exponent)
+    return _from_svd(decomposed, shape, matrix.exponent)
 
 
 def _from_gram(found: GramResult, shape: tuple[int, int], exponent: int) -> Spectrum:

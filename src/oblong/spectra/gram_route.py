@@ -1,7 +1,8 @@
 """The fast route: extreme singular values and log-volume from the Gram matrix of the short side.
 
-One `syrk`, one `potrf`, Lanczos with G for s_1, Lanczos with G^-1 for s_min: a few per cent more than the two matrix
-operations, where a singular value decomposition costs five to twenty times as much.
+One `syrk`, one `potrf`, Lanczos with G for s_1, Lanczos with G^-1 for s_min: a little more than the two matrix
+operations, where a singular value decomposition costs five to twenty times as much. Squaring A loses digits at the
+bottom of the spectrum; how many is known, and refinement.py brings them back (design/002-error-bound.md).
 """
 
 from __future__ import annotations
@@ -11,29 +12,35 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.linalg import blas
 
-from oblong.spectra.factor import CholeskyFactor
-from oblong.spectra.lanczos import CLUSTER_SAFETY, compute_largest
-from oblong.spectra.refinement import correct_log_volume, refine_lowest
+from oblong.spectra.lanczos import RitzPairs, compute_largest
+from oblong.spectra.operators import Factor, Gram, Matrix
+from oblong.spectra.refinement import LowestTriplets, correct_log_volume, refine_lowest
 from oblong.spectra.rounding import bound_gram_error, bound_product_error, combine
 from oblong.spectra.spectrum import FloatArray
-from oblong.spectra.tall import TallMatrix
 
 MAX_LANCZOS_STEPS: Final = 400
 NUM_REFINED: Final = 6
+
 NEARLY_INVARIANT: Final = 1e-2
+"""Relative residual of a Lanczos vector that is worth starting a refinement from."""
 
 GRAM_LIMIT: Final = 0.05
-"""Above this relative error of G's smallest eigenvalue the factor is no longer a useful preconditioner."""
+"""Above this relative error of G's smallest eigenvalue the factor is no longer a safe preconditioner."""
 
 FULL_TOLERANCE: Final = 1e-6
 """Relative error allowed to each singular value of a full spectrum taken from the Gram matrix."""
 
+LOG_VOLUME_TOLERANCE: Final = 1e-9
+"""Error allowed to the log-volume, relative or absolute, whichever is larger."""
+
+NUM_PROBES: Final = 8
+PROBE_SEED: Final = 20250625
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GramResult:
-    """Everything in units of the scaled matrix A; errors are relative bounds."""
+    """Everything in the unit of the scaled matrix A; the error is relative."""
 
     sigma_max: float
     sigma_min: float
@@ -46,14 +53,34 @@ class GramResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowest:
-    """The lowest singular values of A, ascending, and how far the first may be off."""
+    """The lowest singular values of A that are known, ascending, and how far the first one may be off, relatively."""
 
     values: FloatArray
     relative_error: float
-    log_volume_correction: float
+    log_volume: float
 
 
-def measure_by_gram(matrix: TallMatrix, *, full: bool, tolerance: float) -> GramResult | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """The sizes that the rounding errors of A^T A and A x come from."""
+
+    num_rows: int
+    num_columns: int
+    frobenius_norm: float
+    sigma_max: float
+
+    @property
+    def gram_error(self) -> float:
+        """Bound on the spectral norm of the error of A^T A and of its factor."""
+        return bound_gram_error(self.num_rows, self.frobenius_norm, self.sigma_max)
+
+    @property
+    def product_error(self) -> float:
+        """Bound on the norm of the error of A x, ||x|| = 1."""
+        return bound_product_error(self.num_columns, self.frobenius_norm, self.sigma_max)
+
+
+def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResult | None:
     """Measure A through A^T A.
 
     Args:
@@ -65,48 +92,36 @@ def measure_by_gram(matrix: TallMatrix, *, full: bool, tolerance: float) -> Gram
         The result, or None where only a singular value decomposition can be trusted.
     """
     gram = matrix.compute_gram()
-    try:
-        factor = CholeskyFactor(gram)
-    except np.linalg.LinAlgError:
+    factor = gram.factorise()
+    if factor is None:
         return None
-    frobenius_norm = math.sqrt(np.trace(gram))
-    top = compute_largest(
-        lambda vector: blas.dsymv(1.0, gram.T, vector),
-        matrix.num_columns,
-        tolerance=tolerance,
-        max_steps=MAX_LANCZOS_STEPS,
+    top = compute_largest(gram.multiply_vector, matrix.num_columns, tolerance=tolerance, max_steps=MAX_LANCZOS_STEPS)
+    scale = Scale(
+        num_rows=matrix.num_rows,
+        num_columns=matrix.num_columns,
+        frobenius_norm=math.sqrt(gram.trace),
+        sigma_max=math.sqrt(top.values[0]),
     )
-    sigma_max = math.sqrt(top.values[0])
-    gram_error = bound_gram_error(matrix.num_rows, frobenius_norm, sigma_max)
-    lowest = find_lowest(matrix, factor, gram_error, frobenius_norm, sigma_max, tolerance=tolerance)
+    lowest = find_lowest(matrix, factor, scale, tolerance=tolerance)
     if lowest is None or not top.converged:
         return None
-    values = None
-    if full:
-        values = compute_all(gram, gram_error, lowest.values, sigma_max)
-        if values is None:
-            return None
+    values = compute_all(gram, scale, lowest.values) if full else None
+    if full and values is None:
+        return None
+    top_error = (top.largest_error + scale.gram_error / scale.sigma_max**2) / 2
     return GramResult(
-        sigma_max=sigma_max,
+        sigma_max=scale.sigma_max,
         sigma_min=float(lowest.values[0]),
-        kappa_error=combine((top.largest_error + gram_error / sigma_max**2) / 2, lowest.relative_error),
-        log_volume=factor.log_volume + lowest.log_volume_correction,
-        frobenius_norm=frobenius_norm,
-        participation_ratio=frobenius_norm**4 / float(np.vdot(gram, gram)),
+        kappa_error=combine(top_error, lowest.relative_error),
+        log_volume=lowest.log_volume,
+        frobenius_norm=scale.frobenius_norm,
+        participation_ratio=scale.frobenius_norm**4 / gram.sum_of_squares,
         singular_values=values,
     )
 
 
-def find_lowest(
-    matrix: TallMatrix,
-    factor: CholeskyFactor,
-    gram_error: float,
-    frobenius_norm: float,
-    sigma_max: float,
-    *,
-    tolerance: float,
-) -> Lowest | None:
-    """The lowest singular values: from the factor where that is good enough, else refined; None beyond repair."""
+def find_lowest(matrix: Matrix, factor: Factor, scale: Scale, *, tolerance: float) -> Lowest | None:
+    """The smallest singular value and the log-volume: from the factor if that is good enough, else refined with A."""
     inverse = compute_largest(
         factor.solve_vector,
         matrix.num_columns,
@@ -114,36 +129,58 @@ def find_lowest(
         max_steps=MAX_LANCZOS_STEPS,
         num_pairs=NUM_REFINED,
     )
-    rounding = gram_error * float(inverse.values[0])
+    rounding = scale.gram_error * float(inverse.values[0])
     if rounding > GRAM_LIMIT:
         return None
     if inverse.converged and rounding <= tolerance:
         return Lowest(
             values=1.0 / np.sqrt(inverse.values[:1]),
             relative_error=(inverse.largest_error + rounding) / 2,
-            log_volume_correction=0.0,
+            log_volume=factor.log_volume,
         )
+    return refine(matrix, factor, inverse, scale, tolerance=tolerance)
+
+
+def refine(matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, tolerance: float) -> Lowest | None:
+    """The lowest values from A itself; None if the refinement stalls above what rounding explains."""
     start = inverse.vectors[:, inverse.residuals <= NEARLY_INVARIANT * inverse.values]
     if start.shape[1] == 0:
         return None
     triplets = refine_lowest(matrix, factor, start, tolerance=tolerance / 2)
-    floor = bound_product_error(matrix.num_columns, frobenius_norm, sigma_max) / float(triplets.values[0])
-    if triplets.relative_error > max(tolerance, CLUSTER_SAFETY * floor):
+    rounding = scale.product_error / float(triplets.values[0])
+    if triplets.relative_error > max(tolerance, 10 * rounding):
+        return None
+    log_volume = factor.log_volume + correct_log_volume(factor, triplets)
+    if estimate_log_volume_error(factor, triplets, scale) > LOG_VOLUME_TOLERANCE * max(1.0, abs(log_volume)):
         return None
     return Lowest(
         values=triplets.values,
-        relative_error=triplets.relative_error + floor,
-        log_volume_correction=correct_log_volume(factor, triplets),
+        relative_error=triplets.relative_error + rounding,
+        log_volume=log_volume,
     )
 
 
-def compute_all(gram: FloatArray, gram_error: float, lowest: FloatArray, sigma_max: float) -> FloatArray | None:
-    """All singular values, descending; None if one that was not refined is off by more than FULL_TOLERANCE."""
-    eigenvalues = np.linalg.eigvalsh(gram)
-    first_unrefined = eigenvalues[min(lowest.size, eigenvalues.size - 1)]
-    if gram_error > 2 * FULL_TOLERANCE * first_unrefined:
+def estimate_log_volume_error(factor: Factor, triplets: LowestTriplets, scale: Scale) -> float:
+    """Error that the Gram matrix leaves in the log-volume outside the corrected vectors.
+
+    To first order it is 1/2 tr(G^-1 E), E the rounding error of G. Its entries are independent of G's eigenvectors, so
+    it is of the order of ||E||_2 / sqrt(p) times the trace of G^-1, which random signs estimate (Hutchinson 1990).
+    """
+    p = scale.num_columns
+    signs = np.random.default_rng(PROBE_SEED).choice((-1.0, 1.0), (p, NUM_PROBES))
+    settled = triplets.right_vectors[:, : triplets.num_settled]
+    half = factor.half_solve(signs - settled @ (settled.T @ signs))
+    trace = float(np.vdot(half, half)) / NUM_PROBES
+    return scale.gram_error / math.sqrt(p) * trace / 2
+
+
+def compute_all(gram: Gram, scale: Scale, lowest: FloatArray) -> FloatArray | None:
+    """All singular values, descending; None if one that was not refined may be off by more than FULL_TOLERANCE."""
+    eigenvalues = gram.compute_eigenvalues()
+    smallest_unrefined = eigenvalues[min(lowest.size, eigenvalues.size - 1)]
+    if scale.gram_error > 2 * FULL_TOLERANCE * smallest_unrefined:
         return None
     values: FloatArray = np.sqrt(eigenvalues[::-1])
     values[-lowest.size :] = lowest[::-1]
-    values[0] = sigma_max
+    values[0] = scale.sigma_max
     return values

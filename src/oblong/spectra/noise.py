@@ -116,7 +116,7 @@ def compute_relative_rounding(storage: str) -> float:
     if key in STEPS:
         return STEPS[key] / math.sqrt(12)
     if key in CODEBOOK_BITS:
-        return CODEBOOK_LOSS * 2.0 ** -CODEBOOK_BITS[key]
+        return CODEBOOK_LOSS * math.pow(2.0, -CODEBOOK_BITS[key])
     known = ", ".join((*MANTISSA_BITS, *STEPS, *CODEBOOK_BITS))
     raise UserError(f"the rounding of the storage format {storage!r} is not known; known are {known}")
 

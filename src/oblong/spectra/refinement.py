@@ -13,10 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from oblong.spectra.factor import CholeskyFactor
 from oblong.spectra.lanczos import CLUSTER_SAFETY
+from oblong.spectra.operators import Factor, Matrix
 from oblong.spectra.spectrum import FloatArray
-from oblong.spectra.tall import TallMatrix
 
 MAX_STEPS: Final = 6
 
@@ -49,7 +48,7 @@ class LowestTriplets:
         return int(np.argmax(np.append(self.residuals > SETTLED, True)))
 
 
-def refine_lowest(matrix: TallMatrix, factor: CholeskyFactor, start: FloatArray, *, tolerance: float) -> LowestTriplets:
+def refine_lowest(matrix: Matrix, factor: Factor, start: FloatArray, *, tolerance: float) -> LowestTriplets:
     """Refine the lowest singular triplets of A.
 
     Args:
@@ -78,7 +77,7 @@ def refine_lowest(matrix: TallMatrix, factor: CholeskyFactor, start: FloatArray,
     return best
 
 
-def correct_log_volume(factor: CholeskyFactor, triplets: LowestTriplets) -> float:
+def correct_log_volume(factor: Factor, triplets: LowestTriplets) -> float:
     """What to add to the factor's log-volume to put the settled values in the place of its own for the same vectors.
 
     det G = det(B^T G^-1 B)^-1 det(C^T G C) for orthonormal [B C], for the computed G as for the true one; when B is
@@ -87,17 +86,19 @@ def correct_log_volume(factor: CholeskyFactor, triplets: LowestTriplets) -> floa
     settled = triplets.num_settled
     if settled == 0:
         return 0.0
-    refined = float(np.log(triplets.values[:settled]).sum())
-    return refined - factor.log_volume_of(triplets.right_vectors[:, :settled])
+    half = factor.half_solve(triplets.right_vectors[:, :settled])
+    # -1/2 ln det(B^T G^-1 B) = -ln |det R| with Q R = L^-1 B
+    unrefined = -np.log(np.abs(np.diagonal(np.linalg.qr(half, mode="r")))).sum()
+    return float(np.log(triplets.values[:settled]).sum() - unrefined)
 
 
-def _smooth(factor: CholeskyFactor, vectors: FloatArray) -> FloatArray:
+def _smooth(factor: Factor, vectors: FloatArray) -> FloatArray:
     """One inverse iteration: what little the vectors hold of the top, A would multiply by kappa."""
     smoothed: FloatArray = np.linalg.qr(factor.solve(vectors))[0]
     return smoothed
 
 
-def _rayleigh_ritz(matrix: TallMatrix, basis: FloatArray, num_pairs: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _rayleigh_ritz(matrix: Matrix, basis: FloatArray, num_pairs: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The best approximations to the lowest triplets from the span of `basis`: left (q, k), values, right (p, k)."""
     left, values, right = np.linalg.svd(matrix.multiply(basis), full_matrices=False)
     lowest = slice(None, -num_pairs - 1, -1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oblong.spectra.gram import CpuGram
 from oblong.spectra.spectrum import FloatArray
 
 PANEL_ELEMENTS = 4 * 1024**2
@@ -18,12 +19,17 @@ LARGEST_SCALING = 1021
 """2 ** 1021 is still finite: the one case it cuts short are matrices of subnormal numbers."""
 
 
-class TallMatrix:
-    """A view of W, or of its transpose, with at least as many rows as columns; A = 2^-exponent * W (or W^T).
+def choose_exponent(largest: float) -> int:
+    """The k for which 2^-k * largest lies in [1/2, 1)."""
+    return max(math.frexp(largest)[1], -LARGEST_SCALING)
 
-    The exponent brings the largest element into [1/2, 1), so that squares neither overflow nor underflow; a power
-    of two loses no bit, and W and 2^k W become the same A. A small A is kept in float64; a large one is converted panel
-    by panel each time it is read, so that no float64 copy of it ever exists.
+
+class TallMatrix:
+    """Implements `operators.Matrix` on the CPU: a view of W or W^T, tall, times 2^-exponent.
+
+    The exponent brings the largest element into [1/2, 1), so that squares neither overflow nor underflow; a power of two
+    loses no bit, and W and 2^k W become the same A. A small A is kept in float64; a large one is converted panel by
+    panel each time it is read, so that no float64 copy of it ever exists.
 
     Args:
         matrix: Shape (m, n), float16, float32 or float64, finite, not all zero; any strides.
@@ -34,9 +40,8 @@ class TallMatrix:
         m, n = matrix.shape
         self._source = matrix if m >= n else matrix.T
         self.num_rows, self.num_columns = self._source.shape
-        self.exponent = math.frexp(largest)[1]
-        self._factor = math.ldexp(1.0, min(-self.exponent, LARGEST_SCALING))
-        self.exponent = 1 - math.frexp(self._factor)[1]
+        self.exponent = choose_exponent(largest)
+        self._factor = math.ldexp(1.0, -self.exponent)
         self._panel_rows = max(PANEL_ELEMENTS // self.num_columns, self.num_columns)
         self._whole = self._convert(0) if self._panel_rows >= self.num_rows else None
 
@@ -58,18 +63,14 @@ class TallMatrix:
         """A itself, float64: for the routes that cannot do without it."""
         return self._whole if self._whole is not None else np.concatenate(list(self.panels()))
 
-    def compute_gram(self) -> FloatArray:
-        """Gram matrix A^T A, shape (p, p) with p = num_columns.
-
-        numpy calls `syrk` for X.T @ X, half the work of a product, and lets other threads run meanwhile (scipy's
-        wrapper of `dsyrk` holds the interpreter's lock).
-        """
+    def compute_gram(self) -> CpuGram:
+        """A^T A, summed over the panels; numpy calls `syrk` for X.T @ X, half the work of a product."""
         panels = self.panels()
         first = next(panels)
         gram: FloatArray = first.T @ first
         for panel in panels:
             gram += panel.T @ panel
-        return gram
+        return CpuGram(gram)
 
     def multiply(self, block: FloatArray) -> FloatArray:
         """A B for B of shape (num_columns, k)."""
