@@ -22,7 +22,8 @@ from oblong.records.scan import summarise_roles
 NOTHING: Final = "-"
 UNIT_FIELDS: Final = ("name", "role", "layer", "dtype", "num_parameters", "status", "eligible", "seconds")
 SORTABLE: Final = (*UNIT_FIELDS, *Measures.model_fields)
-ALWAYS_SHOWN: Final = ("kappa", "kappa_excess", "entropy_gap", "stable_rank")
+ALWAYS_SHOWN: Final = ("kappa", "kappa_excess", "stable_rank")
+UNRESOLVED_MARK: Final = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +134,12 @@ def list_extremes(units: Sequence[Unit], field: str, number: int, *, highest: bo
 
 
 def render_roles(scan: Scan) -> Table:
-    """The measured units by role."""
+    """The measured units by role; fits 80 columns."""
     table = _new_table("by role")
-    table.add_column("role")
-    table.add_column("units", justify="right")
+    table.add_column("role", no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
     table.add_column("shape", no_wrap=True)
-    for heading in ("kappa min", "median", "max", "null kappa", "excess", "unresolved"):
+    for heading in ("kappa\nmin", "\nmedian", "\nmax", "null\nkappa", "\nexcess", "unre-\nsolved"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in list_role_rows(scan):
         numbers = (row.kappa_min, row.kappa_median, row.kappa_max, row.null_kappa)
@@ -150,11 +151,12 @@ def render_roles(scan: Scan) -> Table:
             f"{row.kappa_excess:+.2f}",
             str(row.num_unresolved or NOTHING),
         )
-    table.caption = (
-        "null kappa: median of a Gaussian matrix of that shape; excess: ln(kappa / null kappa), median of the role;\n"
-        "unresolved: the smallest singular value is below the rounding noise of the storage format"
+    _set_caption(
+        table,
+        "null kappa: median of a Gaussian matrix of that shape; excess: ln(kappa /\n"
+        "null kappa), median of the role; unresolved: the smallest singular value is\n"
+        "below the rounding noise of the storage format, so kappa is only a guess",
     )
-    table.caption_justify = "left"
     return table
 
 
@@ -165,8 +167,8 @@ def render_skipped(scan: Scan) -> Table | None:
         return None
     table = _new_table("not measured")
     for heading in ("status", "role"):
-        table.add_column(heading)
-    table.add_column("units", justify="right")
+        table.add_column(heading, no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
     table.add_column("reason", overflow="fold")
     for row in rows:
         table.add_row(row.status.value, row.role, str(row.num_units), escape(row.reason))
@@ -174,25 +176,42 @@ def render_skipped(scan: Scan) -> Table | None:
 
 
 def render_units(units: Sequence[Unit], *, title: str, sort: str | None = None, limit: int | None = None) -> Table:
-    """Units one by one, the first `limit` of them."""
+    """Units one by one, the first `limit` of them; `sort` gets a column of its own unless it has one."""
     shown = units[:limit]
-    extra = () if sort is None or sort in (*ALWAYS_SHOWN, "name", "role", "layer", "status") else (sort,)
-    fields = (*ALWAYS_SHOWN, *extra)
+    extra = () if sort is None or sort in (*ALWAYS_SHOWN, "name", "status") else (sort,)
+    fields = (*(("status",) if any(unit.status is not Status.OK for unit in shown) else ()), *ALWAYS_SHOWN, *extra)
     table = _new_table(title)
     table.add_column("tensor", overflow="fold")
     table.add_column("shape", no_wrap=True)
-    table.add_column("status")
     for field in fields:
-        table.add_column(field.removeprefix("kappa_").replace("_", " "), justify="right")
-    if any(unit.measures is not None and not unit.measures.resolved for unit in shown):
-        table.add_column("kappa before rounding", no_wrap=True)
+        heading = field.removeprefix("kappa_").replace("_", "\n")
+        table.add_column(heading, justify="left" if field == "status" else "right", no_wrap=True)
     for unit in shown:
-        numbers = [format_field(get_field(unit, field)) for field in fields]
-        table.add_row(escape(unit.name), _format_shape(unit.shape), unit.status.value, *numbers, _format_interval(unit))
-    if len(shown) < len(units):
-        table.caption = f"and {len(units) - len(shown)} more; `--top N`, `--bottom N` and `--json` show them"
-        table.caption_justify = "left"
+        cells = [_format_cell(unit, field) for field in fields]
+        table.add_row(escape(unit.name), _format_shape(unit.shape), *cells)
+    _set_caption(table, "\n".join(_list_remarks(shown, len(units) - len(shown))))
     return table
+
+
+def _format_cell(unit: Unit, field: str) -> str:
+    text = format_field(get_field(unit, field))
+    return f"{text}{UNRESOLVED_MARK}" if field == "kappa" and _is_unresolved(unit) else text
+
+
+def _list_remarks(shown: Sequence[Unit], num_hidden: int) -> list[str]:
+    remarks = []
+    if any(_is_unresolved(unit) for unit in shown):
+        remarks.append(
+            f"{UNRESOLVED_MARK} the rounding of the storage format hides the smallest singular value;\n"
+            "  kappa_low and kappa_high (--json) say what kappa may have been before it"
+        )
+    if num_hidden:
+        remarks.append(f"and {num_hidden} more: --top N, --bottom N and --json show others")
+    return remarks
+
+
+def _is_unresolved(unit: Unit) -> bool:
+    return unit.measures is not None and not unit.measures.resolved
 
 
 def format_field(value: Any) -> str:
@@ -216,14 +235,6 @@ def format_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _format_interval(unit: Unit) -> str:
-    """What kappa of the weights before rounding may have been; empty where the storage resolves it."""
-    if unit.measures is None or unit.measures.resolved:
-        return ""
-    high = unit.measures.kappa_high
-    return f"{format_number(unit.measures.kappa_low)} .. {'infinity' if high is None else format_number(high)}"
-
-
 def _format_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     return _format_shape(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} shapes"
 
@@ -233,4 +244,9 @@ def _format_shape(shape: Sequence[int]) -> str:
 
 
 def _new_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _set_caption(table: Table, text: str) -> None:
+    table.caption = text or None
+    table.caption_justify = "left"
