@@ -58,7 +58,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(["<|end|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    wrapper: Any = PreTrainedTokenizerFast  # its constructor has no annotations
+    wrapped: PreTrainedTokenizerFast = wrapper(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return wrapped
 
 
 def make_plan(model: Path, names: Sequence[str] = SELECTED) -> Plan:

@@ -100,7 +100,7 @@ def write_delta(directory: Path, tensors: Mapping[str, torch.Tensor], manifest: 
     _check_against_manifest(tensors, manifest)
     with create_directory(directory) as temporary:
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(stored, temporary / DELTA_FILE, metadata={"format": "pt", "oblong": "delta"})
+        save_file(stored, temporary / DELTA_FILE, metadata={"format": "pt"})
         manifest.write(temporary / MANIFEST_FILE)
 
 
