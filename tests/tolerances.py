@@ -1,1 +1,4 @@
 """Every tolerance of the tests, by component; loosening one needs a design note."""
+
+# reporting: means and differences of a handful of float64 numbers
+REPORT_ARITHMETIC = 1e-12

@@ -234,7 +234,7 @@ def _count_sentence(comparison: Comparison, corpus: str, direction: Direction, v
     changes = changes_on(comparison, corpus)
     matching = [change for change in changes if _direction(change) is direction]
     undecided = [change for change in changes if _direction(change) is Direction.UNDECIDED]
-    rest = f"; for {len(undecided)} it cannot be told" if undecided else ""
+    rest = f"; for {len(undecided)} it cannot be told" if undecided and len(changes) > 1 else ""
     return f"{_count(len(matching), len(changes))} {verb} {corpus}{rest}."
 
 

@@ -19,7 +19,8 @@ CONTROL_COLOUR: Final = "#8A8A8A"
 CONTROL_SHAPE: Final = "diamond"
 SHAPES: Final = ("circle", "square", "triangle-up", "triangle-down", "cross", "triangle-right")
 
-# Paul Tol's "muted" scheme, lightened where it would vanish on a dark ground; roles never share a figure with arms.
+# Middle tones after Paul Tol's "muted" scheme, which is too dark for a dark ground; roles also differ in shape, and
+# never share a figure with arms.
 ROLE_COLOURS: Final = (
     "#5B6BD6",
     "#D9667B",
