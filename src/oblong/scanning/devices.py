@@ -35,17 +35,19 @@ def choose_backend(device: str, *, full: bool, num_threads: int | None) -> Compu
 
 
 def check_accelerator(device: str) -> None:
-    """Make sure that an accelerator exists; imports torch.
+    """Make sure that an accelerator exists and can compute in float64; imports torch.
 
     Raises:
-        SelectionError: unknown, or not on this machine.
+        SelectionError: unknown, without float64, or not on this machine.
     """
-    if device.partition(":")[0] not in DEVICES:
+    kind, _, index = device.partition(":")
+    if kind not in DEVICES or not (index or "0").isdecimal():
         raise SelectionError(f"--device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
+    if kind == "mps":
+        raise SelectionError("--device mps: it has no float64, which condition numbers need; choose --device cpu")
     import torch
 
-    available = torch.cuda.is_available() if device.startswith("cuda") else torch.backends.mps.is_available()
-    if not available:
+    if int(index or 0) >= torch.cuda.device_count():
         raise SelectionError(f"--device {device}: this machine has none that torch can use; choose --device cpu")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from oblong.records import Measures, ScanConfig, Status, Unit
 from oblong.scanning.devices import ComputeSpectra
 from oblong.scanning.streaming import LoadedBatch, LoadedJob
-from oblong.spectra import Spectrum, compute_measures, compute_noise_floor
+from oblong.spectra import Outcome, Spectrum, compute_measures, compute_noise_floor
+
+Matrix: TypeAlias = NDArray[np.floating[Any]]
 
 
 def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: ComputeSpectra) -> list[Unit]:
@@ -22,11 +25,22 @@ def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: Compu
     finished: dict[int, Unit] = {}
     for positions in _group_by_shape(batch):
         start = time.perf_counter()
-        spectra = compute_spectra([_require_values(batch[position]) for position in positions])
+        spectra = _compute_all([_require_values(batch[position]) for position in positions], compute_spectra)
         units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
         seconds = round((time.perf_counter() - start) / len(positions), 6)
         finished |= {p: unit.model_copy(update={"seconds": seconds}) for p, unit in zip(positions, units, strict=True)}
     return [finished.get(position) or finish_unmeasured(loaded) for position, loaded in enumerate(batch)]
+
+
+def _compute_all(matrices: Sequence[Matrix], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
+    """One Spectrum per matrix, whatever is in them: a matrix beyond the range of float64 must not end the scan."""
+    try:
+        return compute_spectra(matrices)
+    except OverflowError:
+        if len(matrices) > 1:
+            return [spectrum for matrix in matrices for spectrum in _compute_all([matrix], compute_spectra)]
+        rows, columns = matrices[0].shape
+        return [Spectrum(outcome=Outcome.NOT_CONVERGED, shape=(rows, columns))]
 
 
 def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
@@ -37,7 +51,7 @@ def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
     return list(groups.values())
 
 
-def _require_values(loaded: LoadedJob) -> NDArray[np.floating[Any]]:
+def _require_values(loaded: LoadedJob) -> Matrix:
     assert loaded.values is not None
     return loaded.values
 
