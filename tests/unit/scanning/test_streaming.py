@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.checkpoint_builders import make_weights, write_model, write_raw
+
+from oblong.checkpoints import open_checkpoint
+from oblong.errors import CorruptCheckpointError
+from oblong.records import ScanConfig
+from oblong.scanning.streaming import ByteBudget, read_ahead
+from oblong.scanning.worklist import Batch, list_batches, list_jobs, list_loads
+
+TENSOR_BYTES = 4 * 8 * 8
+
+
+def make_batches(directory: Path, window_bytes: int, *, num_tensors: int = 6) -> tuple[list[Batch], Path]:
+    path = write_model(directory, {f"w{i}.weight": make_weights(8, 8, seed=i) for i in range(num_tensors)})
+    loads = list_loads(list_jobs(open_checkpoint(path), ScanConfig()))
+    return list(list_batches(loads, window_bytes)), path
+
+
+@pytest.mark.parametrize(("window", "sizes"), [(1, [1] * 6), (2 * TENSOR_BYTES, [2, 2, 2]), (10**9, [6])])
+def test_batches_are_consecutive_and_bounded(tmp_path: Path, window: int, sizes: list[int]) -> None:
+    assert [len(batch) for batch in make_batches(tmp_path, window)[0]] == sizes
+
+
+def test_tensors_arrive_in_order_with_their_values(tmp_path: Path) -> None:
+    batches, path = make_batches(tmp_path, 2 * TENSOR_BYTES)
+    with read_ahead(open_checkpoint(path), batches) as loaded:
+        arrived = [(item.job.unit.name, item.values) for batch in loaded for item in batch]
+    assert [name for name, _ in arrived] == [f"w{i}.weight" for i in range(6)]
+    for index, (_, values) in enumerate(arrived):
+        np.testing.assert_array_equal(values, make_weights(8, 8, seed=index))
+
+
+def test_no_more_is_read_ahead_than_the_budget_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, path = make_batches(tmp_path, TENSOR_BYTES)
+    in_flight, peak = 0, 0
+    acquire, release = ByteBudget.acquire, ByteBudget.release
+
+    def count_acquire(self: ByteBudget, size: int) -> bool:
+        nonlocal in_flight, peak
+        granted = acquire(self, size)
+        in_flight += size
+        peak = max(peak, in_flight)
+        return granted
+
+    def count_release(self: ByteBudget, size: int) -> None:
+        nonlocal in_flight
+        in_flight -= size
+        release(self, size)
+
+    monkeypatch.setattr(ByteBudget, "acquire", count_acquire)
+    monkeypatch.setattr(ByteBudget, "release", count_release)
+    with read_ahead(open_checkpoint(path), batches, budget_bytes=3 * TENSOR_BYTES) as loaded:
+        assert sum(1 for _ in loaded) == 6
+    assert in_flight == 0
+    assert TENSOR_BYTES < peak <= 3 * TENSOR_BYTES
+
+
+def test_a_tensor_larger_than_the_budget_passes_alone(tmp_path: Path) -> None:
+    batches, path = make_batches(tmp_path, TENSOR_BYTES)
+    with read_ahead(open_checkpoint(path), batches, budget_bytes=1) as loaded:
+        assert sum(1 for _ in loaded) == 6
+
+
+def test_stopping_early_stops_the_reader(tmp_path: Path) -> None:
+    batches, path = make_batches(tmp_path, TENSOR_BYTES)
+    with read_ahead(open_checkpoint(path), batches, budget_bytes=TENSOR_BYTES) as loaded:
+        next(loaded)
+    assert not [thread for thread in threading.enumerate() if thread.name == "oblong-reader"]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    batches, path = make_batches(tmp_path, TENSOR_BYTES)
+    checkpoint = open_checkpoint(path)
+    write_raw(path / "model.safetensors", {})
+    with (
+        read_ahead(checkpoint, batches) as loaded,
+        pytest.raises(CorruptCheckpointError, match=r"model\.safetensors.*w0\.weight cannot be read"),
+    ):
+        list(loaded)
