@@ -178,7 +178,7 @@ def plan_views(plans: Sequence[Plan]) -> tuple[PlanView, ...]:
 
 def describe_rule(rule: Rule) -> str:
     """A rule in words: `lowest kappa within each role, budget 10.6M parameters`."""
-    criterion = f"random draw, seed {rule.seed}" if rule.criterion == "random" else f"{rule.order} {rule.criterion}"
+    criterion = f"random draw, seed {rule.seed}," if rule.criterion == "random" else f"{rule.order} {rule.criterion}"
     scope = {"model": "of the whole model", "role": "within each role", "shape": "within each shape"}[rule.within]
     matched = f", matched in {rule.match.replace('_', ' ')}" if rule.match else ""
     ineligible = ", ineligible tensors included" if rule.include_ineligible else ""
