@@ -7,6 +7,7 @@ refused, whatever it promises.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,10 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
     import torch
 
     try:
-        data = _load_mapped(file)
+        with warnings.catch_warnings():
+            # The file is refused or read; that its protocol is unusual helps nobody.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            data = _load_mapped(file)
     except pickle.UnpicklingError as error:
         reason = f"it holds more than tensors, which oblong does not run: {str(error).splitlines()[0]}"
         raise CorruptCheckpointError(file, reason) from error
