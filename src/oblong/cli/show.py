@@ -60,20 +60,28 @@ def show(
 
 
 def read_kind(file: Path) -> str:
-    """The kind that a record names, from its first JSON line or the whole document.
+    """The kind that a record names: in its first line (JSON Lines) or in the whole document.
 
     Raises:
         RecordError: missing, unreadable, or no record.
     """
     from oblong.records.base import load_document
-    from oblong.records.scan import read_lines
 
     if file.is_dir():
         raise RecordError(file, "is a directory, not a record")
-    data = next(read_lines(file), None) if file.suffix == ".jsonl" else load_document(file)
+    data = read_first_line(file) or load_document(file)
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise RecordError(file, "is no record of oblong: it names no `kind`")
     return str(data["kind"])
+
+
+def read_first_line(file: Path) -> Any:
+    """The JSON of the first line; None when it is none, as in YAML and in JSON over several lines."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return json.loads(next(lines, ""))
+    except (OSError, ValueError):
+        return None
 
 
 def parse_layers(text: str | None) -> tuple[int | None, int | None]:

@@ -12,8 +12,10 @@ from statistics import median
 from typing import Any, Final
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from oblong.errors import SelectionError
 from oblong.records import Measures, Scan, Status, Unit
@@ -24,6 +26,11 @@ UNIT_FIELDS: Final = ("name", "role", "layer", "dtype", "num_parameters", "statu
 SORTABLE: Final = (*UNIT_FIELDS, *Measures.model_fields)
 ALWAYS_SHOWN: Final = ("kappa", "kappa_excess", "stable_rank")
 UNRESOLVED_MARK: Final = "*"
+ROLE_REMARKS: Final = (
+    "null kappa: median of a Gaussian matrix of that shape",
+    "excess: ln(kappa / null kappa), median of the role",
+    "unresolved: the smallest singular value is below the rounding noise of the storage format: kappa is a guess",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +140,7 @@ def list_extremes(units: Sequence[Unit], field: str, number: int, *, highest: bo
     ]
 
 
-def render_roles(scan: Scan) -> Table:
+def render_roles(scan: Scan) -> RenderableType:
     """The measured units by role; fits 80 columns."""
     table = _new_table("by role")
     table.add_column("role", no_wrap=True)
@@ -151,13 +158,7 @@ def render_roles(scan: Scan) -> Table:
             f"{row.kappa_excess:+.2f}",
             str(row.num_unresolved or NOTHING),
         )
-    _set_caption(
-        table,
-        "null kappa: median of a Gaussian matrix of that shape; excess: ln(kappa /\n"
-        "null kappa), median of the role; unresolved: the smallest singular value is\n"
-        "below the rounding noise of the storage format, so kappa is only a guess",
-    )
-    return table
+    return _add_remarks(table, ROLE_REMARKS)
 
 
 def render_skipped(scan: Scan) -> Table | None:
@@ -175,7 +176,9 @@ def render_skipped(scan: Scan) -> Table | None:
     return table
 
 
-def render_units(units: Sequence[Unit], *, title: str, sort: str | None = None, limit: int | None = None) -> Table:
+def render_units(
+    units: Sequence[Unit], *, title: str, sort: str | None = None, limit: int | None = None
+) -> RenderableType:
     """Units one by one, the first `limit` of them; `sort` gets a column of its own unless it has one."""
     shown = units[:limit]
     extra = () if sort is None or sort in (*ALWAYS_SHOWN, "name", "status") else (sort,)
@@ -189,8 +192,7 @@ def render_units(units: Sequence[Unit], *, title: str, sort: str | None = None, 
     for unit in shown:
         cells = [_format_cell(unit, field) for field in fields]
         table.add_row(escape(unit.name), _format_shape(unit.shape), *cells)
-    _set_caption(table, "\n".join(_list_remarks(shown, len(units) - len(shown))))
-    return table
+    return _add_remarks(table, _list_remarks(shown, len(units) - len(shown)))
 
 
 def _format_cell(unit: Unit, field: str) -> str:
@@ -202,8 +204,8 @@ def _list_remarks(shown: Sequence[Unit], num_hidden: int) -> list[str]:
     remarks = []
     if any(_is_unresolved(unit) for unit in shown):
         remarks.append(
-            f"{UNRESOLVED_MARK} the rounding of the storage format hides the smallest singular value;\n"
-            "  kappa_low and kappa_high (--json) say what kappa may have been before it"
+            f"{UNRESOLVED_MARK} the rounding of the storage format hides the smallest singular value; kappa_low and "
+            "kappa_high (--json) say what kappa may have been before it"
         )
     if num_hidden:
         remarks.append(f"and {num_hidden} more: --top N, --bottom N and --json show others")
@@ -247,6 +249,6 @@ def _new_table(title: str) -> Table:
     return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _set_caption(table: Table, text: str) -> None:
-    table.caption = text or None
-    table.caption_justify = "left"
+def _add_remarks(table: Table, remarks: Sequence[str]) -> RenderableType:
+    """The table with lines below it; a caption would be squeezed into the width of the table."""
+    return Group(table, *(Text(remark, style="dim") for remark in remarks))
