@@ -1,22 +1,22 @@
-"""What a difference of losses is worth: bootstrap intervals over documents and seeds.
+"""What a difference of losses is worth: intervals over documents and seeds.
 
 Tokens of one document stand or fall together, so documents are resampled, not tokens. The loss is a ratio of totals
 (nats / tokens), computed anew for every resample.
 
-Documents are the same under every seed, so one resample of documents serves all seeds. From three seeds on, seeds are
-resampled too (the two ways are independent, Owen 2007: the interval errs on the wide side); with one or two seeds the
-interval is conditional on them and says nothing about other seeds.
+    interval = estimate +- t * sqrt(V_documents + V_seeds)
 
-Two corrections for small numbers, without which percentile intervals are too short:
+- V_documents is the variance of the bootstrap resamples, times D / (D - 1) for what resampling D documents from D
+  underestimates. Documents are the same under every seed, so one resample serves all seeds.
+- V_seeds is the variance of the seeds' own estimates, divided by S, from three seeds on. With one or two seeds it is
+  left out: the interval is then conditional on those seeds and says nothing about others.
+- t is Student's, with Satterthwaite's degrees of freedom: near D - 1 where documents decide, near S - 1 where seeds do.
 
-- `S - 1` of `S` seeds are drawn, so that the variance of their mean is s^2 / S with the unbiased s^2.
-- The percentiles are those of Hesterberg (2015), section 5.3: the tail is Phi(-sqrt(n / (n - 1)) t) with Student's t on
-  n - 1 degrees of freedom, for n documents. For n = 20 this widens a 95 % interval by a tenth.
+An interaction of documents and seeds is counted in both variances, so the interval errs on the wide side. Percentile
+intervals are not used: with few documents or seeds they are far too short, since no resample lies outside the data
+(design/030-intervals.md has the simulation).
 
-Between three and about six seeds the interval still counts on seeds that happen to be typical.
-
-Source: Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69(4); Owen 2007,
-"The pigeonhole bootstrap", Annals of Applied Statistics 1(2); Miller 2024, arXiv:2411.00640 (clustering, pairing).
+Source: Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69(4); Miller
+2024, arXiv:2411.00640 (clustering by document, pairing).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtrit
 
 from oblong.errors import DataError
 from oblong.records import DocumentScore, Interval
@@ -35,7 +35,7 @@ from oblong.records import DocumentScore, Interval
 Array = NDArray[np.float64]
 PerSeed = Sequence[Sequence[DocumentScore]]
 
-MIN_SEEDS_TO_RESAMPLE: Final = 3
+MIN_SEEDS_TO_COUNT: Final = 3
 BLOCK_ELEMENTS: Final = 1 << 22  # of the matrix of resampling counts: 32 MiB at a time
 
 
@@ -60,7 +60,7 @@ def bootstrap_difference(
         confidence: of the interval, between 0 and 1.
 
     Returns:
-        The difference itself as `mean` (not the mean of the resamples) and its interval.
+        The difference as `mean`, and its interval.
 
     Raises:
         DataError: fewer than two documents, or evaluations that do not cover the same documents cut in the same way.
@@ -88,54 +88,54 @@ def bootstrap_loss(
     return _bootstrap(_collect_nll([documents]), _collect_tokens(documents), seed, num_resamples, confidence)
 
 
-def compute_tail(num_documents: int, confidence: float) -> float:
-    """Tail probability of the expanded percentile interval; below (1 - confidence) / 2 for few documents.
-
-    Source: Hesterberg 2015, section 5.3.
-    """
-    quantile = -float(stdtrit(num_documents - 1, (1 - confidence) / 2))
-    return float(ndtr(-math.sqrt(num_documents / (num_documents - 1)) * quantile))
-
-
 def _bootstrap(nll_SD: Array, tokens_D: Array, seed: int, num_resamples: int, confidence: float) -> Interval:
-    num_documents = len(tokens_D)
-    if num_documents < 2:
+    if len(tokens_D) < 2:
         raise DataError(
             "an interval needs at least two documents, since documents are what is resampled: split the text into"
             " several (a folder of files, or one JSON Lines object per passage)"
         )
-    statistics = _resample(nll_SD, tokens_D, np.random.default_rng(seed), num_resamples)
-    tail = compute_tail(num_documents, confidence)
-    low, high = np.quantile(statistics, [tail, 1 - tail])
+    estimate = float(nll_SD.sum(axis=1).mean() / tokens_D.sum())
+    resamples = _resample(nll_SD.mean(axis=0), tokens_D, np.random.default_rng(seed), num_resamples)
+    margin = _compute_margin(_list_variances(nll_SD, tokens_D, resamples), confidence)
     return Interval(
-        mean=float(nll_SD.sum(axis=1).mean() / tokens_D.sum()),
-        low=float(low),
-        high=float(high),
+        mean=estimate,
+        low=estimate - margin,
+        high=estimate + margin,
         confidence=confidence,
         num_resamples=num_resamples,
     )
 
 
-def _resample(nll_SD: Array, tokens_D: Array, generator: np.random.Generator, num_resamples: int) -> Array:
-    """The statistic of every resample, in blocks that bound memory whatever the number of documents."""
-    block = max(1, BLOCK_ELEMENTS // len(tokens_D))
-    sizes = [min(block, num_resamples - start) for start in range(0, num_resamples, block)]
-    return np.concatenate([_resample_block(nll_SD, tokens_D, generator, size) for size in sizes])
-
-
-def _resample_block(nll_SD: Array, tokens_D: Array, generator: np.random.Generator, size: int) -> Array:
+def _list_variances(nll_SD: Array, tokens_D: Array, resamples: Array) -> list[tuple[float, int]]:
+    """Variance of the estimate from documents and, given enough seeds, from seeds; each with its degrees of freedom."""
     num_seeds, num_documents = nll_SD.shape
-    counts_BD = _draw_counts(generator, num_documents, num_documents, size)
-    ratios_BS = (counts_BD @ nll_SD.T) / (counts_BD @ tokens_D)[:, np.newaxis]
-    if num_seeds < MIN_SEEDS_TO_RESAMPLE:
-        return np.asarray(ratios_BS.mean(axis=1))
-    counts_BS = _draw_counts(generator, num_seeds, num_seeds - 1, size)
-    return np.asarray((ratios_BS * counts_BS).sum(axis=1) / (num_seeds - 1))
+    variances = [(float(resamples.var()) * num_documents / (num_documents - 1), num_documents - 1)]
+    if num_seeds >= MIN_SEEDS_TO_COUNT:
+        per_seed_S = nll_SD.sum(axis=1) / tokens_D.sum()
+        variances.append((float(per_seed_S.var(ddof=1)) / num_seeds, num_seeds - 1))
+    return variances
 
 
-def _draw_counts(generator: np.random.Generator, num_items: int, num_draws: int, size: int) -> Array:
-    """How often each item is drawn, `size x num_items`."""
-    return generator.multinomial(num_draws, np.full(num_items, 1 / num_items), size=size).astype(np.float64)
+def _compute_margin(variances: Sequence[tuple[float, int]], confidence: float) -> float:
+    """Half the interval: Student's t times the standard error, on Satterthwaite's degrees of freedom."""
+    total = sum(variance for variance, _ in variances)
+    if total == 0:
+        return 0.0
+    # Shares first: squares of small variances would underflow.
+    freedom = 1 / sum((variance / total) ** 2 / degrees for variance, degrees in variances)
+    return -float(stdtrit(freedom, (1 - confidence) / 2)) * math.sqrt(total)
+
+
+def _resample(nll_D: Array, tokens_D: Array, generator: np.random.Generator, num_resamples: int) -> Array:
+    """The ratio estimate of every resample, in blocks that bound memory whatever the number of documents."""
+    num_documents = len(tokens_D)
+    block = max(1, BLOCK_ELEMENTS // num_documents)
+    even = np.full(num_documents, 1 / num_documents)
+    ratios = []
+    for start in range(0, num_resamples, block):
+        counts_BD = generator.multinomial(num_documents, even, size=min(block, num_resamples - start))
+        ratios.append((counts_BD @ nll_D) / (counts_BD @ tokens_D))
+    return np.concatenate(ratios)
 
 
 def _align(before: PerSeed | Sequence[DocumentScore], num_seeds: int) -> PerSeed:

@@ -56,11 +56,11 @@ def render_evaluation(evaluation: Evaluation, intervals: Mapping[str, Interval])
         caption_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
     )
     table.add_column("corpus", overflow="fold")
-    for heading in ("docs", "tokens", "loss", "interval", "perplexity", "bits/byte", "KL to base"):
-        table.add_column(heading, justify="right")
+    for heading in ("docs", "tokens", "loss", "perplexity", "bits/byte", "KL"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_render_row(row))
     return table
@@ -69,8 +69,8 @@ def render_evaluation(evaluation: Evaluation, intervals: Mapping[str, Interval])
 def describe_columns(rows: tuple[CorpusRow, ...]) -> str:
     """Units, and what the interval is."""
     confidences = {row.interval.confidence for row in rows if row.interval is not None}
-    interval = f"; {min(confidences):.0%} bootstrap interval over documents" if confidences else ""
-    return f"loss and KL in nats per token{interval}"
+    interval = f", with its {min(confidences):.0%} interval over documents," if confidences else ""
+    return f"loss{interval} and KL(base || model) in nats per token"
 
 
 def describe_drift(evaluation: Evaluation) -> str | None:
@@ -86,13 +86,12 @@ def describe_drift(evaluation: Evaluation) -> str | None:
 
 
 def _render_row(row: CorpusRow) -> list[str]:
-    interval = "" if row.interval is None else f"{row.interval.low:.3f} .. {row.interval.high:.3f}"
+    interval = "" if row.interval is None else f" [{row.interval.low:.3f}, {row.interval.high:.3f}]"
     return [
         escape(row.corpus) + (" (new)" if row.new_domain else ""),
         str(row.num_documents),
         f"{row.num_tokens:,}",
-        f"{row.loss:.4f}",
-        interval,
+        escape(f"{row.loss:.4f}{interval}"),
         f"{row.perplexity:.2f}",
         f"{row.bits_per_byte:.4f}",
         "" if row.kl is None else f"{row.kl:.4f}",
