@@ -13,6 +13,7 @@ from oblong.reporting.verdicts import changes_on, general_corpora, new_domains
 
 Row = dict[str, Any]
 
+BLOCK_ORDER: Final = ("q", "k", "v", "o", "gate", "up", "down")
 DODGE: Final = 0.17  # between columns, in ln(null kappa): two marks wide on the scale of an LLM
 
 
@@ -21,9 +22,10 @@ def laid_out_units(scan: Scan) -> tuple[Unit, ...]:
     return tuple(unit for unit in scan.measured if unit.layer is not None)
 
 
-def role_order(units: Iterable[Unit]) -> list[str]:
-    """Roles in order of first appearance, which is the order of the checkpoint."""
-    return list(dict.fromkeys(unit.role for unit in units))
+def order_roles(rows: Iterable[Row]) -> list[str]:
+    """The roles of some rows, each once: attention, then the MLP, as data flows through a block, then the others."""
+    found = dict.fromkeys(row["role"] for row in rows)
+    return [*(role for role in BLOCK_ORDER if role in found), *(role for role in found if role not in BLOCK_ORDER)]
 
 
 def heat_rows(scan: Scan) -> list[Row]:
@@ -80,9 +82,10 @@ def _place_columns(columns: Iterable[tuple[float, str]]) -> dict[tuple[float, st
 
 
 def _cluster(columns: Iterable[tuple[float, str]]) -> list[list[tuple[float, str]]]:
-    """Columns by rising null, roles of one null in the order of the checkpoint; neighbours in one list."""
+    """Columns by rising null, roles of one null as in a block; neighbours in one list."""
+    places = {role: place for place, role in enumerate(BLOCK_ORDER)}
     clusters: list[list[tuple[float, str]]] = []
-    for column in sorted(dict.fromkeys(columns), key=lambda column: column[0]):
+    for column in sorted(set(columns), key=lambda column: (column[0], places.get(column[1], len(places)), column[1])):
         if clusters and math.log(column[0] / clusters[-1][-1][0]) < DODGE:
             clusters[-1].append(column)
         else:

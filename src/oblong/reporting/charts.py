@@ -12,13 +12,12 @@ from oblong.records import Comparison, Plan, Scan
 from oblong.reporting.chart_rows import (
     Row,
     heat_rows,
-    laid_out_units,
     loss_rows,
     mean_loss_rows,
     mosaic_rows,
     null_labels,
     null_rows,
-    role_order,
+    order_roles,
     seed_rows,
     trade_panels,
     trade_rows,
@@ -59,8 +58,8 @@ def excess_heat_map(scan: Scan) -> alt.Chart:
 
 
 def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
-    roles = role_order(laid_out_units(scan))
     rows = heat_rows(scan)
+    roles = order_roles(rows)
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("layer:O", title="layer", axis=_layer_axis(_num_layers(rows), max_labels=40), scale=GAPS),
         y=alt.Y("role:N", title=None, sort=roles, scale=GAPS),
@@ -110,7 +109,7 @@ def null_scatter(scan: Scan) -> alt.Chart:
 
 
 def _null_points(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
-    roles = list(dict.fromkeys(row["role"] for row in rows))
+    roles = order_roles(rows)
     colours = [ROLE_COLOURS[index % len(ROLE_COLOURS)] for index in range(len(roles))]
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(roles))]
     legend = alt.Legend(title="role", symbolSize=70)
@@ -141,7 +140,7 @@ def _null_ticks(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
 
 def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
     ranges = [{"x": row["x"], "kappa": row["kappa_low"], "to": row["kappa"]} for row in rows if not row["resolved"]]
-    return alt.Chart(_data(ranges)).mark_rule(style="reference").encode(x=x, y=y, y2="to:Q")
+    return alt.Chart(_data(ranges)).mark_rule(style="range").encode(x=x, y=y, y2="to:Q")
 
 
 def _shape_labels(labels: Sequence[Row], x: alt.X, *, height: int) -> alt.Chart:
@@ -189,7 +188,7 @@ def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: 
 def plan_mosaic(plans: Sequence[Plan], scan: Scan | None, styles: Styles) -> alt.Chart:
     """Which tensors each plan trains: layers x roles, one panel per plan."""
     rows = mosaic_rows(plans, scan)
-    roles = list(dict.fromkeys(row["role"] for row in rows))
+    roles = order_roles(rows)
     panels = [_mosaic_panel([row for row in rows if row["plan"] == plan.name], plan, roles, styles) for plan in plans]
     return alt.concat(*panels, columns=2, spacing=24)
 

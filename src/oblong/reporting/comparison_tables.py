@@ -25,6 +25,7 @@ from oblong.reporting.formats import (
     format_share,
 )
 
+SEEDS_THAT_SHOW_VARIATION: Final = 3  # from here on the intervals count the spread between seeds too
 OUTCOME_HEADINGS: Final = ("arm", "loss", "change", "against control", "KL to base")
 COST_HEADINGS: Final = ("arm", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak memory")
 
@@ -134,6 +135,11 @@ def runs_of(comparison: Comparison, arm: str) -> tuple[ArmRun, ...]:
     return tuple(run for run in comparison.runs if run.arm == arm)
 
 
+def num_seeds(comparison: Comparison) -> int:
+    """Seeds of the arm that has fewest."""
+    return min(len(runs_of(comparison, arm)) for arm in comparison.arms)
+
+
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
@@ -178,8 +184,9 @@ def outcome_caption(comparison: Comparison) -> str:
     """How to read the first table."""
     confidences = {change.difference.confidence for change in comparison.changes}
     level = f"{100 * max(confidences):.0f} % " if confidences else ""
+    over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
     return (
-        f"Loss in nats per token, lower is better; [ ] are {level}bootstrap intervals over documents. "
+        f"Loss in nats per token, lower is better; [ ] are {level}bootstrap intervals over {over}. "
         f"The control is {comparison.control}. KL to base: how far the predictions moved."
     )
 

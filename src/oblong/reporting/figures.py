@@ -105,12 +105,14 @@ def _scan_figures(scan: Scan | None) -> Iterator[Figure]:
             chart=excess_heat_map(scan),
         )
     if null_rows(scan):
+        unresolved = any(not row["resolved"] for row in null_rows(scan))
+        shade = " The grey shade reaches down to what an unresolved kappa may have been." if unresolved else ""
         yield Figure(
             key="kappa-against-null",
             title="kappa against the null for its shape",
             caption="One mark per eligible tensor; the bar in each column is the null itself: above it a tensor is "
             "more oblong than a random matrix of its shape. The dashed line is kappa = null. Roles that share a null, "
-            "or nearly so, are drawn side by side.",
+            "or nearly so, are drawn side by side." + shade,
             alt_text="Log-log scatter plot of each tensor's condition number against the median condition number of "
             "random matrices of its shape, by role, with the line of equality.",
             chart=null_scatter(scan),

@@ -23,8 +23,9 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "arm": "One plan and method in the comparison, trained once per seed.",
     "control": "The arm that the others are compared with; here usually a random choice of the same size.",
     "loss": "Negative log-likelihood per token on held-out text, in nats; exp of it is the perplexity.",
-    "interval": "A paired bootstrap interval: documents are drawn again with replacement, many times, and the middle "
-    "share of the outcomes is shown. An interval that holds zero does not show that there is no difference.",
+    "interval": "The range in which the true mean difference plausibly lies. Documents are paired and drawn again with "
+    "replacement, many times, to see how much their choice matters; from three seeds on, the spread between seeds "
+    "counts too. An interval that holds zero does not show that there is no difference.",
     "KL to base": "Mean forward Kullback-Leibler divergence from the base model's next-token distribution to the tuned "
     "model's, nats per token: how far the predictions moved, right or wrong.",
     "moved": "Share of the trained weights whose stored value differs from the base after training.",

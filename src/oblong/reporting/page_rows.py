@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oblong.records import Comparison, Interval, Measures, Plan, Provenance, Rule, Scan, Status, Unit
+from oblong.records import Budget, Comparison, Interval, Measures, Plan, Provenance, Rule, Scan, Status, Unit
 from oblong.reporting.comparison_tables import OutcomeSection
 from oblong.reporting.formats import format_kappa, format_parameters, format_share
 
@@ -177,12 +177,19 @@ def plan_views(plans: Sequence[Plan]) -> tuple[PlanView, ...]:
 
 
 def describe_rule(rule: Rule) -> str:
-    """A rule in words: `lowest kappa within each role, budget 10.6M parameters`."""
+    """A rule in words: `lowest kappa within each role, budget 5% or 6.7 M parameters`."""
     criterion = f"random draw, seed {rule.seed}," if rule.criterion == "random" else f"{rule.order} {rule.criterion}"
     scope = {"model": "of the whole model", "role": "within each role", "shape": "within each shape"}[rule.within]
     matched = f", matched in {rule.match.replace('_', ' ')}" if rule.match else ""
     ineligible = ", ineligible tensors included" if rule.include_ineligible else ""
-    return f"{criterion} {scope}{matched}, budget {rule.budget.text}{ineligible}"
+    return f"{criterion} {scope}{matched}, budget {_describe_budget(rule.budget)}{ineligible}"
+
+
+def _describe_budget(budget: Budget) -> str:
+    if budget.unit == "tensors":
+        return f"{budget.amount} tensors"
+    share = f"{budget.text} or " if budget.text.endswith("%") else ""
+    return f"{share}{format_parameters(budget.amount)} parameters"
 
 
 def provenance_rows(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from oblong.records import Change, Comparison, Interval
-from oblong.reporting.comparison_tables import CostRow, cost_rows
+from oblong.reporting.comparison_tables import SEEDS_THAT_SHOW_VARIATION, CostRow, cost_rows, num_seeds
 from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.verdicts import (
     UNTOLD,
@@ -23,7 +23,6 @@ from oblong.reporting.verdicts import (
 )
 
 UNEQUAL_BUDGETS: Final = 1.05  # a heuristic: plans fill a budget with whole tensors and land a few percent apart
-SEEDS_THAT_SHOW_VARIATION: Final = 3  # from here on the intervals resample seeds as well as documents
 
 
 class Topic(StrEnum):
@@ -261,11 +260,6 @@ def _headline_control(comparison: Comparison) -> str:
 
 def _headline_clause(arms: str, clause: str) -> str:
     return f"for {arms} {clause}" if clause.startswith(UNTOLD) else f"{arms} {clause}"
-
-
-def num_seeds(comparison: Comparison) -> int:
-    """Seeds of the arm that has fewest."""
-    return min(row.num_seeds for row in cost_rows(comparison))
 
 
 def _direction(change: Change) -> Direction:

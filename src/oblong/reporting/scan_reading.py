@@ -41,9 +41,10 @@ def _describe_range(measured: Sequence[tuple[Unit, Measures]]) -> str:
         return ""
     roundest = min(measured, key=lambda pair: pair[1].kappa)
     most_oblong = max(measured, key=lambda pair: pair[1].kappa)
+    doubt = "" if most_oblong[1].resolved else ", not resolved by its storage"
     return (
         f"Among the eligible, kappa runs from {format_kappa(roundest[1].kappa)} ({roundest[0].name}) to "
-        f"{format_kappa(most_oblong[1].kappa)} ({most_oblong[0].name})."
+        f"{format_kappa(most_oblong[1].kappa)} ({most_oblong[0].name}{doubt})."
     )
 
 

@@ -27,6 +27,7 @@ from oblong.reporting.chart_rows import (
     mosaic_rows,
     null_labels,
     null_rows,
+    order_roles,
     seed_rows,
     trade_panels,
     trade_rows,
@@ -76,6 +77,11 @@ class TestNullRows:
     def test_labels_name_the_shapes_of_a_cluster_once(self) -> None:
         labels = null_labels(null_rows(make_scan()))
         assert [label["shapes"] for label in labels] == [["192 x 576", "1536 x 576", "576 x 1536"], ["576 x 576"]]
+
+
+def test_roles_come_as_data_flows_through_a_block() -> None:
+    rows = [{"role": role} for role in ("conv", "down", "v", "gate", "q", "down", "other")]
+    assert order_roles(rows) == ["q", "v", "gate", "down", "conv", "other"]
 
 
 class TestTradeRows:

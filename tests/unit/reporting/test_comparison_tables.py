@@ -18,6 +18,7 @@ from oblong.records import Comparison, Evaluation
 from oblong.reporting.comparison_tables import (
     cost_cells,
     cost_rows,
+    outcome_caption,
     outcome_cells,
     outcome_sections,
     render_comparison,
@@ -128,6 +129,11 @@ def test_the_terminal_tables_fit_120_columns_whole() -> None:
     text = _print(make_demo_comparison(), width=120)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
     assert "kappa-lowest-within-role   2.9991 → 2.5421   -0.4570 [-0.4880, -0.4260]" in text
+
+
+@pytest.mark.parametrize(("seeds", "over"), [((0, 1), "over documents."), ((0, 1, 2), "over documents and seeds.")])
+def test_the_caption_says_what_the_intervals_cover(seeds: tuple[int, ...], over: str) -> None:
+    assert f"95 % bootstrap intervals {over}" in outcome_caption(make_demo_comparison(seeds=seeds))
 
 
 def test_names_are_text_not_markup() -> None:

@@ -100,9 +100,9 @@ class TestOutcomeBars:
                 criterion="kappa",
                 order="lowest",
                 within="role",
-                budget=Budget(text="5%", unit="parameters", amount=5),
+                budget=Budget(text="5%", unit="parameters", amount=6_700_000),
             ),
-            "lowest kappa within each role, budget 5%",
+            "lowest kappa within each role, budget 5% or 6.7 M parameters",
         ),
         (
             Rule(
@@ -113,7 +113,7 @@ class TestOutcomeBars:
                 seed=3,
                 match="role_and_shape",
             ),
-            "random draw, seed 3, of the whole model, matched in role and shape, budget 100",
+            "random draw, seed 3, of the whole model, matched in role and shape, budget 100 tensors",
         ),
         (
             Rule(
@@ -123,7 +123,7 @@ class TestOutcomeBars:
                 budget=Budget(text="100", unit="tensors", amount=100),
                 include_ineligible=True,
             ),
-            "highest depth within each shape, budget 100, ineligible tensors included",
+            "highest depth within each shape, budget 100 tensors, ineligible tensors included",
         ),
     ],
 )

@@ -26,6 +26,13 @@ def test_range_names_both_ends() -> None:
     assert "Among the eligible, kappa runs from 2 (round) to 20,000 (long)." in read_scan(scan)
 
 
+def test_an_extreme_that_is_not_resolved_is_doubted() -> None:
+    scan = make_scan([make_unit("round", kappa=2.0), make_unit("long", kappa=20_000.0, resolved=False)])
+    assert (
+        "Among the eligible, kappa runs from 2 (round) to 20,000 (long, not resolved by its storage)."
+    ) in read_scan(scan)
+
+
 def test_shape_explains_everything_when_kappa_is_a_function_of_it() -> None:
     units = [make_unit(f"{n}-{copy}", shape=(n, 576), kappa=float(n)) for n in (64, 192) for copy in range(3)]
     texts = read_scan(make_scan(units))
