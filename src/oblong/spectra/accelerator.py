@@ -1,7 +1,7 @@
 """The same measurements with the heavy operations on an accelerator that has float64; imports torch when called.
 
-Only Gram matrix, factor, products and solves run there. The iterations are those of the CPU, on the same seeded vectors,
-and a matrix that needs a singular value decomposition gets LAPACK's: results differ from the CPU's by rounding only.
+Only Gram matrix, factor, products and solves run there. The iterations are those of the CPU, on the same seeded
+vectors, and a matrix that needs a singular value decomposition gets LAPACK's: results differ by rounding only.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from oblong.spectra.spectrum import Method, Outcome, Spectrum
 from oblong.spectra.svd_route import SvdResult, measure_by_svd
 from oblong.spectra.tall import TallMatrix
 
-DEFAULT_TOLERANCE: Final = 1e-8
+DEFAULT_TOLERANCE: Final = 1e-7
 
 SMALL: Final = 32
 """Up to this short side LAPACK's SVD is as fast as the Gram route."""

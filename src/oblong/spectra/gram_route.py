@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from oblong.spectra.lanczos import RitzPairs, compute_largest
+from oblong.spectra.lanczos import CLUSTER_SAFETY, RitzPairs, compute_largest
 from oblong.spectra.operators import Factor, Gram, Matrix
 from oblong.spectra.refinement import LowestTriplets, correct_log_volume, refine_lowest
 from oblong.spectra.rounding import bound_gram_error, bound_product_error, combine
@@ -108,7 +108,7 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
     values = compute_all(gram, scale, lowest.values) if full else None
     if full and values is None:
         return None
-    top_error = (top.largest_error + scale.gram_error / scale.sigma_max**2) / 2
+    top_error = (tolerance + scale.gram_error / scale.sigma_max**2) / 2
     return GramResult(
         sigma_max=scale.sigma_max,
         sigma_min=float(lowest.values[0]),
@@ -132,10 +132,13 @@ def find_lowest(matrix: Matrix, factor: Factor, scale: Scale, *, tolerance: floa
     rounding = scale.gram_error * float(inverse.values[0])
     if rounding > GRAM_LIMIT:
         return None
-    if inverse.converged and rounding <= tolerance:
+    # tr(G^-1) <= p / s_min^2 in `estimate_log_volume_error`
+    log_volume_error = rounding * math.sqrt(scale.num_columns) / 2
+    is_precise = rounding <= tolerance and log_volume_error <= allow_log_volume_error(factor.log_volume)
+    if inverse.converged and is_precise:
         return Lowest(
             values=1.0 / np.sqrt(inverse.values[:1]),
-            relative_error=(inverse.largest_error + rounding) / 2,
+            relative_error=(tolerance + rounding) / 2,
             log_volume=factor.log_volume,
         )
     return refine(matrix, factor, inverse, scale, tolerance=tolerance)
@@ -148,16 +151,21 @@ def refine(matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, 
         return None
     triplets = refine_lowest(matrix, factor, start, tolerance=tolerance / 2)
     rounding = scale.product_error / float(triplets.values[0])
-    if triplets.relative_error > max(tolerance, 10 * rounding):
+    if triplets.relative_error > max(tolerance, CLUSTER_SAFETY * rounding):
         return None
     log_volume = factor.log_volume + correct_log_volume(factor, triplets)
-    if estimate_log_volume_error(factor, triplets, scale) > LOG_VOLUME_TOLERANCE * max(1.0, abs(log_volume)):
+    if estimate_log_volume_error(factor, triplets, scale) > allow_log_volume_error(log_volume):
         return None
     return Lowest(
         values=triplets.values,
-        relative_error=triplets.relative_error + rounding,
+        relative_error=max(triplets.relative_error, tolerance / 2) + rounding,
         log_volume=log_volume,
     )
+
+
+def allow_log_volume_error(log_volume: float) -> float:
+    """Largest error of a log-volume that passes."""
+    return LOG_VOLUME_TOLERANCE * max(1.0, abs(log_volume))
 
 
 def estimate_log_volume_error(factor: Factor, triplets: LowestTriplets, scale: Scale) -> float:

@@ -27,9 +27,9 @@ def choose_exponent(largest: float) -> int:
 class TallMatrix:
     """Implements `operators.Matrix` on the CPU: a view of W or W^T, tall, times 2^-exponent.
 
-    The exponent brings the largest element into [1/2, 1), so that squares neither overflow nor underflow; a power of two
-    loses no bit, and W and 2^k W become the same A. A small A is kept in float64; a large one is converted panel by
-    panel each time it is read, so that no float64 copy of it ever exists.
+    The exponent brings the largest element into [1/2, 1), so that squares neither overflow nor underflow; a power of
+    two loses no bit, and W and 2^k W become the same A. A small A is kept in float64; a large one is converted panel
+    by panel each time it is read, so that no float64 copy of it ever exists.
 
     Args:
         matrix: Shape (m, n), float16, float32 or float64, finite, not all zero; any strides.
