@@ -97,6 +97,18 @@ def _middle(cluster: Sequence[tuple[float, str]]) -> float:
     return fmean(math.log(null) for null, _ in cluster)
 
 
+def unresolved_ranges(rows: Sequence[Row]) -> list[Row]:
+    """One row per column with unresolved units: from the lowest that one may have been to the highest as stored."""
+    columns: dict[float, list[Row]] = {}
+    for row in rows:
+        if not row["resolved"]:
+            columns.setdefault(row["x"], []).append(row)
+    return [
+        {"x": x, "kappa": min(row["kappa_low"] for row in members), "to": max(row["kappa"] for row in members)}
+        for x, members in sorted(columns.items())
+    ]
+
+
 def null_labels(rows: Sequence[Row]) -> list[Row]:
     """One row per cluster of columns: its middle and the shapes that stand there."""
     labels = []

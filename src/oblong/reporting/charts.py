@@ -21,6 +21,7 @@ from oblong.reporting.chart_rows import (
     seed_rows,
     trade_panels,
     trade_rows,
+    unresolved_ranges,
 )
 from oblong.reporting.theme import EXCESS_SCHEME, KAPPA_SCHEME, ROLE_COLOURS, SHAPES, ArmStyle
 
@@ -139,8 +140,7 @@ def _null_ticks(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
 
 
 def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
-    ranges = [{"x": row["x"], "kappa": row["kappa_low"], "to": row["kappa"]} for row in rows if not row["resolved"]]
-    return alt.Chart(_data(ranges)).mark_rule(style="range").encode(x=x, y=y, y2="to:Q")
+    return alt.Chart(_data(unresolved_ranges(rows))).mark_rule(style="range").encode(x=x, y=y, y2="to:Q")
 
 
 def _shape_labels(labels: Sequence[Row], x: alt.X, *, height: int) -> alt.Chart:

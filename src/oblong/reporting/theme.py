@@ -118,7 +118,7 @@ def house_config(ink: Ink) -> dict[str, Any]:
         },
         "style": {
             "reference": {"color": text, "strokeOpacity": 0.5, "strokeDash": [4, 3], "strokeWidth": 1},
-            "range": {"color": text, "strokeOpacity": 0.06, "strokeWidth": 5},
+            "range": {"color": text, "strokeOpacity": 0.13, "strokeWidth": 13},
             "annotation": {"color": text, "fillOpacity": 0.75, "fontSize": 12},
             "unchosen": {"color": text, "fillOpacity": 0.07},
             "base": {"color": text, "filled": False, "strokeWidth": 1.5},

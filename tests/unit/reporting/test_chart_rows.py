@@ -31,6 +31,7 @@ from oblong.reporting.chart_rows import (
     seed_rows,
     trade_panels,
     trade_rows,
+    unresolved_ranges,
 )
 
 
@@ -73,6 +74,15 @@ class TestNullRows:
 
     def test_only_eligible_units_are_shown(self) -> None:
         assert "embedding" not in {row["role"] for row in null_rows(make_scan())}
+
+    def test_the_unresolved_of_a_column_share_one_range(self) -> None:
+        units = [
+            make_unit("a", kappa=90.0, resolved=False),
+            make_unit("b", kappa=30.0, resolved=False),
+            make_unit("c", kappa=900.0),
+        ]
+        (row,) = unresolved_ranges(null_rows(make_scan(units)))
+        assert (row["kappa"], row["to"]) == (10.0, 90.0)  # the builder lets kappa be three times too high
 
     def test_labels_name_the_shapes_of_a_cluster_once(self) -> None:
         labels = null_labels(null_rows(make_scan()))
