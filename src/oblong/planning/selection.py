@@ -16,7 +16,7 @@ from oblong.planning.budgets import parse_budget
 from oblong.planning.candidates import Candidate, Pool, collect_pool
 from oblong.planning.criteria import find_criterion
 from oblong.planning.reasons import describe_choice
-from oblong.records import Budget, Plan, PlannedTensor, Provenance, Rule, Scan, Totals
+from oblong.records import Plan, PlannedTensor, Provenance, Rule, Scan, Totals
 
 ORDERS: Final = ("lowest", "highest")
 STRATA: Final = ("model", "role", "shape")
@@ -97,7 +97,7 @@ def select(scan: Scan, rule: Rule, name: str | None = None) -> Plan:
             the smallest tensor.
     """
     pool = collect_pool(scan, rule)
-    check_budget(rule.budget, pool)
+    check_budget(rule, pool)
     strata = rank_strata(pool, rule)
     chosen = spend_budget(strata, rule.budget)
     choices = explain_choices(strata, chosen, rule)
@@ -119,17 +119,18 @@ def name_rule(rule: Rule) -> str:
     return stem if rule.within == "model" else f"{stem}-within-{rule.within}"
 
 
-def check_budget(budget: Budget, pool: Pool) -> None:
+def check_budget(rule: Rule, pool: Pool) -> None:
     """Refuse a budget that is larger than what can be chosen, or smaller than its smallest tensor.
 
     Raises:
         SelectionError: naming both numbers.
     """
+    budget = rule.budget
     available = len(pool.candidates) if budget.unit == "tensors" else pool.num_parameters
     if budget.amount > available:
         raise SelectionError(
             f"the budget {budget.text!r} asks for {budget.amount:,} {budget.unit}, but only {available:,} can be chosen"
-            " in this model: lower it, or see --include-ineligible"
+            f" by {rule.criterion}{_hint(rule)}"
         )
     smallest = min(pool.candidates, key=lambda tensor: (tensor.num_parameters, tensor.name))
     if budget.unit == "parameters" and budget.amount < smallest.num_parameters:
@@ -175,6 +176,12 @@ def assemble_plan(scan: Scan, rule: Rule, *, name: str, choices: Sequence[Choice
         notes=tuple(notes),
         provenance=Provenance.here(),
     )
+
+
+def _hint(rule: Rule) -> str:
+    if rule.include_ineligible:
+        return ": lower it"
+    return " in this model: lower it, or admit embeddings, heads, norms and biases with --include-ineligible"
 
 
 def _describe_tensor(choice: Choice) -> PlannedTensor:
