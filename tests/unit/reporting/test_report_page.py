@@ -18,6 +18,7 @@ from tests.report_builders import (
 )
 
 from oblong.errors import OutputExistsError, PlanMismatchError, UserError
+from oblong.records import Status
 from oblong.reporting.html import collect_plans, render_report, vega_bundle, write_report
 from oblong.reporting.markup import content_security_policy, mark_interval, to_script_json, true_minus
 
@@ -220,16 +221,16 @@ class TestWriting:
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_draws_every_figure_without_complaint(page: str, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(page)
-    result = subprocess.run(
+def open_in_browser(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Load a page in headless chromium; its final DOM is stdout, its console is stderr."""
+    path = folder / "report.html"
+    path.write_text(text)
+    return subprocess.run(
         [
             str(CHROMIUM),
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--enable-logging=stderr", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--enable-logging=stderr", "--virtual-time-budget=20000", f"--user-data-dir={folder / 'profile'}"),
             "--dump-dom",
             path.as_uri(),
         ],
@@ -238,6 +239,37 @@ def test_a_browser_draws_every_figure_without_complaint(page: str, tmp_path: Pat
         timeout=120,
         check=True,
     )
-    assert "CONSOLE" not in result.stderr
-    assert "cannot be drawn" not in own_part(result.stdout).split("<noscript>")[0]
-    assert result.stdout.count('class="marks"') == page.count("data-figure=")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+class TestInABrowser:
+    def test_every_figure_is_drawn_without_complaint(self, page: str, tmp_path: Path) -> None:
+        result = open_in_browser(page, tmp_path)
+        assert "CONSOLE" not in result.stderr
+        assert result.stdout.count('class="marks"') == page.count("data-figure=")
+
+    def test_a_foreign_script_or_image_is_refused(self, tmp_path: Path) -> None:
+        foreign = "</main><script>document.title = 'owned'</script><img src='http://example.invalid/x.png'>"
+        text = render_report(plans=[make_plan("lowest", make_scan())]).replace("</main>", foreign)
+        result = open_in_browser(text, tmp_path)
+        assert result.stderr.count("violates the following Content Security Policy") == 2
+        assert "<title>owned" not in result.stdout
+
+    def test_the_measures_can_be_sorted_and_filtered(self, tmp_path: Path) -> None:
+        units = [make_unit(f"t{kappa:g}.up", kappa=kappa) for kappa in (30.0, 4.0, 200.0)]
+        units += [make_unit("vector.up", kappa=None, shape=(8,), status=Status.VECTOR), make_unit("t1.down", kappa=1.5)]
+        click = """<script>
+            const heading = [...document.querySelectorAll("#measures-table thead button")]
+              .find((button) => button.textContent === "kappa");
+            heading.click(); heading.click();
+            const filter = document.getElementById("measures-filter");
+            filter.value = "UP"; filter.dispatchEvent(new Event("input"));
+            const shown = [...document.querySelectorAll("#measures-table tbody tr")].filter((row) => !row.hidden);
+            document.title = shown.map((row) => row.cells[0].textContent).join(" ") + " | "
+              + document.getElementById("measures-count").textContent;
+        </script></body>"""
+        without_policy = re.sub(r"<meta http-equiv.*?>", "", render_report(scan=make_scan(units)))
+        before, _, after = without_policy.rpartition("</body>")
+        result = open_in_browser(before + click + after, tmp_path)
+        # descending by number, not by text; rows without a number last in either direction
+        assert "<title>t200.up t30.up t4.up vector.up | 4 of 5 rows</title>" in result.stdout
