@@ -11,3 +11,16 @@ SCORE_AGAINST_REFERENCE = 1e-5
 # evaluation: hand-derived intervals; the bootstrap variance itself has a relative error of about 1 / sqrt(resamples)
 INTERVAL_ARITHMETIC = 1e-12
 INTERVAL_AGAINST_FORMULA = 0.03
+
+# spectra: relative unless said otherwise
+FLOAT64 = 1e-12  # quantities that lose no more than a few bits
+KAPPA_BELOW_1E6 = 1e-6  # the promise for every matrix with kappa < 1e6
+KAPPA_REFINED = 1e-9  # what the Gram route achieves up to kappa 2e5
+KAPPA_AGAINST_SVD = 1e-10  # Gaussian matrices: kappa at most some thousands
+FULL_SPECTRUM = 1e-6  # every singular value
+LOG_VOLUME = 1e-9  # relative or absolute, whichever is larger
+NULL_QUANTILE = 0.04  # absolute; 2000 samples against the table's 20000
+NULL_MEDIAN = 0.03
+NOISE_FLOOR_FLOAT = 0.05  # the floor is a statistical estimate
+NOISE_FLOOR_BLOCKS = 0.35
+LOG_SLOPE = 1e-3  # absolute, nats per unit

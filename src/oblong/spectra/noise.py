@@ -14,8 +14,9 @@ from typing import Final
 from oblong.errors import UserError
 from oblong.spectra.spectrum import Spectrum
 
-MEAN_SQUARE_IN_BINADE: Final = 2.2
-"""E[w^2] / 4^e for 2^e <= |w| < 2^(e+1): 2.33 if w is uniform there, 2.16 if log-uniform; weights are between."""
+MEAN_SQUARE_IN_BINADE: Final = 1.85
+"""E[w^2] / E[4^e] with e = floor(log2 |w|): 1.84 to 1.86 for Gaussian and for heavy-tailed (Student, 4 degrees) weights
+of any scale, by sampling."""
 
 MANTISSA_BITS: Final[Mapping[str, int]] = {
     "F64": 52,

@@ -1,0 +1,58 @@
+"""Lanczos against full eigendecompositions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests import tolerances
+
+from oblong.spectra.lanczos import compute_largest
+
+
+def make_symmetric(
+    eigenvalues: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    vectors = np.linalg.qr(np.random.default_rng(5).standard_normal((eigenvalues.size, eigenvalues.size)))[0]
+    return np.asarray((vectors * eigenvalues) @ vectors.T, dtype=np.float64)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-7])
+def test_largest_eigenvalue_is_within_the_tolerance(tolerance: float) -> None:
+    matrix = make_symmetric(np.linspace(1.0, 2.0, 300) ** 4)
+    pairs = compute_largest(lambda v: matrix @ v, 300, tolerance=tolerance, max_steps=200)
+    assert pairs.converged
+    assert pairs.values[0] == pytest.approx(16.0, rel=tolerance)
+
+
+def test_pairs_are_orthonormal_and_their_residuals_true() -> None:
+    matrix = make_symmetric(np.geomspace(1e6, 1.0, 120))
+    pairs = compute_largest(lambda v: matrix @ v, 120, tolerance=1e-7, max_steps=200, num_pairs=4)
+    np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(4), atol=tolerances.FLOAT64)
+    residuals = np.linalg.norm(matrix @ pairs.vectors - pairs.vectors * pairs.values, axis=0)
+    np.testing.assert_allclose(residuals, pairs.residuals, atol=1e6 * tolerances.FLOAT64)
+    assert np.all(np.diff(pairs.values) < 0)
+
+
+def test_too_few_steps_are_admitted() -> None:
+    matrix = make_symmetric(np.linspace(1.0, 2.0, 200))
+    assert not compute_largest(lambda v: matrix @ v, 200, tolerance=1e-7, max_steps=5).converged
+
+
+def test_identity_ends_after_one_step() -> None:
+    products = []
+
+    def apply(vector: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        products.append(vector)
+        return 3.0 * vector
+
+    pairs = compute_largest(apply, 50, tolerance=1e-7, max_steps=50, num_pairs=6)
+    assert pairs.converged
+    assert len(products) == 1
+    assert pairs.values.shape == (1,)
+    assert pairs.values[0] == pytest.approx(3.0, rel=tolerances.FLOAT64)
+
+
+def test_whole_space_is_exact() -> None:
+    matrix = make_symmetric(np.arange(1.0, 7.0))
+    pairs = compute_largest(lambda v: matrix @ v, 6, tolerance=1e-7, max_steps=100)
+    assert pairs.values[0] == pytest.approx(6.0, rel=tolerances.FLOAT64)
