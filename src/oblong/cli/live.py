@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.markup import escape
 from rich.progress import TaskID
@@ -15,6 +15,7 @@ from oblong.cli.terminal import format_seconds, note, progress_bar
 if TYPE_CHECKING:
     from oblong.comparing.jobs import Job
     from oblong.records import Plan, Scan
+    from oblong.scanning.progress import ScanProgress
 
 
 class MatrixProgress:
@@ -35,10 +36,10 @@ class MatrixProgress:
     ) -> None:
         self._bars.stop()
 
-    def on_scan(self, state: Any) -> None:
+    def on_scan(self, state: ScanProgress) -> None:
         """A tensor was measured."""
         task = self._task("scanning")
-        self._bars.update(task, completed=state.done, total=state.total, detail=escape(str(state.detail)))
+        self._bars.update(task, completed=state.done, total=state.total, detail=escape(state.detail))
 
     def on_plans(self, scan: Scan, plans: Sequence[Plan]) -> None:
         """The scan is there and every arm has its Plan."""

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from oblong.comparing.contrasts import compute_changes
 from oblong.comparing.jobs import BASE, Job
-from oblong.comparing.recipe import ArmRule, CompareRecipe
+from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
 from oblong.comparing.runner import OnPoll, default_num_workers, default_threads, run_jobs
-from oblong.planning import make_rule, select
+from oblong.corpora import read_documents
+from oblong.errors import DataError
+from oblong.planning import plan as make_plan
 from oblong.records import ArmRun, Comparison, Plan, Provenance, Scan
 from oblong.scanning import scan as scan_model
+from oblong.scanning.progress import ProgressCallback
+from oblong.tuning.recipe import TuneRecipe
 
 SCAN_FILE: Final = "scan.jsonl"
 COMPARISON_FILE: Final = "comparison.json"
+MIN_DOCUMENTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watcher:
     """Whoever wants to see a comparison go on; every callback may be missing."""
 
-    on_scan: Callable[[Any], None] | None = None
+    on_scan: ProgressCallback | None = None
     on_plans: Callable[[Scan, Sequence[Plan]], None] | None = None
     on_poll: OnPoll | None = None
 
@@ -47,6 +52,7 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
         WorkerError: a run died; the message holds the end of its log, and the same command goes on from there.
     """
     watcher = watcher or Watcher()
+    check_corpora(recipe)
     output = Path(recipe.output)
     scan = obtain_scan(recipe, watcher)
     plans = {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
@@ -59,6 +65,23 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
     jobs = {key: make_job(recipe, plan, key, threads) for key, plan in plans.items()}
     run_jobs([base, *jobs.values()], num_workers=num_workers, on_poll=watcher.on_poll)
     return assemble(recipe, first, base, jobs, output / COMPARISON_FILE)
+
+
+def check_corpora(recipe: CompareRecipe) -> None:
+    """Read every text once before hours of training depend on it.
+
+    Raises:
+        DataError: a text is missing or empty, or a held-out one has fewer than two documents to resample.
+    """
+    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS}).data
+    read_documents(train.source, text_field=train.text_field, split=train.split, limit=train.limit)
+    for name, spec in recipe.evaluate.items():
+        found = len(read_documents(spec.data, text_field=spec.text_field, limit=spec.documents).texts)
+        if found < MIN_DOCUMENTS:
+            raise DataError(
+                f"evaluate.{name}: {spec.data} has {found} document, but intervals resample documents: give at least "
+                f"{MIN_DOCUMENTS}, for example one per paragraph in a JSON Lines file"
+            )
 
 
 def obtain_scan(recipe: CompareRecipe, watcher: Watcher) -> Scan:
@@ -76,15 +99,15 @@ def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
     rule = recipe.arms[arm]
     if rule.plan is not None:
         return Plan.read(Path(rule.plan))
-    resolved = make_rule(
+    return make_plan(
         scan,
+        name=arm,
         criterion=rule.criterion,
         order=rule.order,
         within=rule.within,
         budget=rule.budget or recipe.budget,
         seed=seed if rule.redraw else recipe.seeds[0],
     )
-    return select(scan, resolved, name=arm)
 
 
 def make_base_job(recipe: CompareRecipe, threads: int) -> Job:

@@ -1,12 +1,19 @@
 """`python -m oblong.comparing.worker FOLDER`: carry out one job in a process of its own.
 
-A process per run keeps peak memory measurable, threads separate, and a crash to itself.
+A process per run keeps peak memory measurable, threads separate, and a crash to itself. A worker whose parent was
+killed ends too, and a folder is locked while a worker is in it, so that two never write into the same run.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
 
 from oblong.comparing.jobs import BASE, Job
 from oblong.corpora import Documents, read_documents
@@ -16,16 +23,32 @@ from oblong.records import Evaluation
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.run import tune
 
+WATCH_SECONDS: Final = 0.5
+
 
 def main() -> int:
     """Run the job in the folder named on the command line."""
     job = Job.model_validate_json((Path(sys.argv[1]) / "job.json").read_text(encoding="utf-8"))
+    end_with_parent()
     try:
-        carry_out(job)
+        with FileLock(job.path / "lock"):
+            carry_out(job)
     except OblongError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
+
+
+def end_with_parent() -> None:
+    """Leave when the parent process is gone, killed without a chance to stop its workers."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def carry_out(job: Job) -> Evaluation:

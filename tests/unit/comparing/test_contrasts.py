@@ -1,0 +1,37 @@
+"""Changes of a comparison: what is subtracted from what, and what is paired with what."""
+
+from __future__ import annotations
+
+import pytest
+from tests.report_builders import make_demo_comparison
+
+from oblong.comparing.contrasts import compute_changes
+from oblong.records import ArmRun
+
+
+def test_changes_are_after_minus_before_and_after_minus_control() -> None:
+    comparison = make_demo_comparison()
+    changes = compute_changes(comparison.base, comparison.runs, control=comparison.control)
+    by_key = {(change.arm, change.corpus): change for change in changes}
+    assert len(changes) == len(comparison.arms) * len(comparison.base.corpora)
+    for (arm, corpus), change in by_key.items():
+        losses = [run.evaluation.corpora[corpus].loss for run in comparison.runs if run.arm == arm]
+        assert change.before == comparison.base.corpora[corpus].loss
+        assert change.after == pytest.approx(sum(losses) / len(losses))
+        assert change.difference.mean == pytest.approx(change.after - change.before)
+        if arm == comparison.control:
+            assert change.against_control is None
+        else:
+            control = by_key[comparison.control, corpus]
+            assert change.against_control is not None
+            assert change.against_control.mean == pytest.approx(change.after - control.after)
+
+
+def test_seeds_are_paired_whatever_the_order_of_the_runs() -> None:
+    comparison = make_demo_comparison()
+    shuffled: tuple[ArmRun, ...] = tuple(reversed(comparison.runs))
+    expected = compute_changes(comparison.base, comparison.runs, control=comparison.control)
+    found = compute_changes(comparison.base, shuffled, control=comparison.control)
+    assert {(change.arm, change.corpus): change for change in found} == {
+        (change.arm, change.corpus): change for change in expected
+    }
