@@ -202,3 +202,11 @@ def test_verify_refuses_a_run_in_which_nothing_moved(
 def test_verify_of_nothing_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(tmp_path)]) == 2
     assert "run.json" in capsys.readouterr().err
+
+
+def test_a_base_that_moved_is_asked_for(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = copy / "run/delta/manifest.json"
+    manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["model"], "./moved"))
+    assert run(["verify", str(copy / "run")]) == 2
+    assert "--base" in capsys.readouterr().err
+    assert run(["verify", str(copy / "run"), "--base", str(copy / "model")]) == 0

@@ -137,6 +137,37 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     ).read_bytes()
 
 
+@pytest.mark.parametrize("place", ["run.write", "close_workspace"])
+def test_killed_after_the_last_step_nothing_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe = make_recipe(tmp_path, save_every=2)
+    target = "oblong.records.Run.write" if place == "run.write" else "oblong.tuning.run.close_workspace"
+    with monkeypatch.context() as patched:
+        patched.setattr(target, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tune(recipe)
+    assert not (tmp_path / "run").exists()
+    seen: list[int] = []
+    run = tune(recipe, on_progress=lambda step, *rest: seen.append(step))
+    assert seen == []
+    assert Run.read(tmp_path / "run/run.json") == run
+    assert read_delta(tmp_path / "run/delta").manifest.plan_digest == run.plan_digest
+
+
+def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    def squat(step: int, total: int, loss: float) -> None:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "other").write_text("somebody else's")
+
+    with pytest.raises(OutputExistsError):
+        tune(make_recipe(tmp_path), on_progress=squat)
+    assert (tmp_path / "run" / "other").read_text() == "somebody else's"
+
+
 def test_kill_minus_nine_and_resume_is_the_uninterrupted_run(tmp_path: Path) -> None:
     """A real process, killed without warning after its first checkpoint, and started again."""
     fields: dict[str, Any] = {"steps": 200, "save_every": 10, "log_every": 1}

@@ -84,21 +84,24 @@ def name_dtype(dtype: torch.dtype) -> str:
     return DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def write_delta(directory: Path, tensors: Mapping[str, torch.Tensor], manifest: DeltaManifest) -> None:
+def write_delta(
+    directory: Path, tensors: Mapping[str, torch.Tensor], manifest: DeltaManifest, *, replace: bool = False
+) -> None:
     """Write a delta checkpoint; the directory appears whole or not at all.
 
     Args:
-        directory: where to; must not exist.
+        directory: where to.
         tensors: the changed tensors by checkpoint name, in storage dtype.
         manifest: digests of the same tensors, and of all the frozen ones.
+        replace: put it in the place of a directory that exists.
 
     Raises:
         VerificationError: `tensors` are not the ones that the manifest describes.
-        OutputExistsError: `directory` exists.
+        OutputExistsError: `directory` exists and `replace` is false.
         OutputWriteError: the disk is full or the place is not writable; nothing is left behind.
     """
     _check_against_manifest(tensors, manifest)
-    with create_directory(directory) as temporary:
+    with create_directory(directory, replace=replace) as temporary:
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(stored, temporary / DELTA_FILE, metadata={"format": "pt"})
         manifest.write(temporary / MANIFEST_FILE)
@@ -165,8 +168,7 @@ def create_directory(directory: Path, *, replace: bool = False) -> Iterator[Path
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             yield temporary
-            _sync_files(temporary)
-            temporary.chmod(0o777 & ~_current_umask())
+            _seal(temporary)
             replace_directory(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -242,8 +244,12 @@ def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
         raise CorruptCheckpointError(path, str(error)) from error
 
 
-def _sync_files(directory: Path) -> None:
+def _seal(directory: Path) -> None:
+    """Flush every file to the disk, and give all the permissions that newly made files have."""
+    umask = _current_umask()
+    directory.chmod(0o777 & ~umask)
     for path in directory.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,13 +76,14 @@ def tune(
     """
     given = dict(locals())  # every option, by its recipe field's name
     resolved = resolve_recipe(given)
+    yield_while_waiting()
     from oblong.tuning.run import tune as run_tuning
 
     try:
         with show_progress() as on_progress:
             run = run_tuning(resolved, on_progress=on_progress, resume=not fresh, force=force)
     except KeyboardInterrupt:
-        note(f"the same command goes on from the last checkpoint in {resolved.output}.partial")
+        note(f"unfinished: the same command goes on from the last checkpoint in {resolved.output}.partial")
         raise
     if as_json:
         print_json(run.model_dump_json(indent=1))
@@ -105,6 +107,15 @@ def resolve_recipe(given: Mapping[str, Any]) -> TuneRecipe:
     if given["recipe"] is None:
         return build_recipe({}, overrides=overrides)
     return read_recipe(given["recipe"], overrides=overrides)
+
+
+def yield_while_waiting() -> None:
+    """Let OpenMP threads sleep at a barrier instead of spinning; must run before torch is imported.
+
+    Spinning threads take the cores from each other as soon as anything else runs on the machine: on two busy cores it
+    made a step five times slower (design/023). A policy that the user has set is left alone.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager

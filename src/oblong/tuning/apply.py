@@ -58,6 +58,8 @@ def apply_plan(
     if stored is not None:
         trained = {name: parameter for name, parameter in trained.items() if name in stored}
     problems = [problem for tensor in plan.tensors for problem in _find_misfits(tensor, trained.get(tensor.name))]
+    if not plan.tensors:
+        problems = [f"the Plan {plan.name!r} names no tensor"]
     _refuse(problems, "the Plan does not fit this model", "scan this model and make a new Plan from that")
     _refuse(_find_stowaways(model, plan, stored, trained), "the Plan is incomplete", "add them to the Plan")
     if not allow_other_weights:

@@ -14,10 +14,9 @@ import torch
 
 from oblong.checkpoints.base import Checkpoint
 from oblong.checkpoints.delta import Delta, apply_delta, create_directory, is_empty_directory
-from oblong.checkpoints.locate import locate_model
 from oblong.errors import OutputExistsError, UserError, VerificationError
 from oblong.models.stored_tensors import open_stored_tensors
-from oblong.tuning.verify import compare_with_base, read_tuned_run
+from oblong.tuning.verify import compare_with_base, locate_base, read_tuned_run
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
@@ -44,7 +43,7 @@ def merge_run(directory: Path, output: Path, *, base: str | None = None, force: 
     """
     _refuse_existing(output, force=force)
     delta = read_tuned_run(directory).delta
-    path = locate_model(base or delta.manifest.model)
+    path = locate_base(delta.manifest, base)
     stored = open_stored_tensors(path)
     problems = list(compare_with_base(stored, delta.manifest))
     if problems:

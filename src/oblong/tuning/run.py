@@ -61,29 +61,32 @@ def tune(
     data = recipe.data
     documents = read_documents(data.source, text_field=data.text_field, split=data.split, limit=data.limit)
     with use_threads(recipe.threads), quiet_transformers():
-        return _run(recipe, plan, documents, on_progress=on_progress, resume=resume)
+        workspace, run = _run(recipe, plan, documents, on_progress=on_progress, resume=resume)
+    refuse_existing_output(output, force=force)
+    close_workspace(workspace, output)
+    return run
 
 
 def _run(
     recipe: TuneRecipe, plan: Plan, documents: Documents, *, on_progress: ProgressCallback | None, resume: bool
-) -> Run:
+) -> tuple[Path, Run]:
     loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
     stored = open_stored_tensors(loaded.path)
     blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
     applied = apply_plan(loaded.model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
     unstored = digest_unstored(applied, stored)
 
-    output = Path(recipe.output)
-    workspace = open_workspace(output, recipe, plan, documents.describe(), resume=resume)
+    workspace = open_workspace(Path(recipe.output), recipe, plan, documents.describe(), resume=resume)
+    if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
+        return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
     result = train(applied, blocks, recipe, num_steps=num_steps, checkpoints=checkpoints, on_progress=on_progress)
 
     proof = prove_frozen(applied, stored, model_name=recipe.model, unstored=unstored)
-    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest)
+    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest, replace=True)
     run = describe_run(recipe, applied, documents, result)
     run.write(workspace / RUN_FILE)
-    close_workspace(workspace, output)
-    return run
+    return workspace, run
 
 
 def describe_run(recipe: TuneRecipe, applied: AppliedPlan, documents: Documents, result: TrainingResult) -> Run:

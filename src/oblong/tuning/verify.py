@@ -10,7 +10,7 @@ import torch
 
 from oblong.checkpoints.delta import Delta, digest_tensor, name_dtype, read_delta
 from oblong.checkpoints.locate import locate_model
-from oblong.errors import VerificationError
+from oblong.errors import ModelNotFoundError, VerificationError
 from oblong.models.stored_tensors import StoredTensors, open_stored_tensors
 from oblong.records import DeltaManifest, Plan, Run, TensorDigest
 from oblong.tuning.prove import compute_fraction_moved
@@ -72,7 +72,7 @@ def verify_run(directory: Path, *, base: str | None = None, merged: str | None =
     """
     tuned = read_tuned_run(directory)
     manifest = tuned.delta.manifest
-    stored = open_stored_tensors(locate_model(base or manifest.model))
+    stored = open_stored_tensors(locate_base(manifest, base))
     problems = [
         *_compare_records(tuned),
         *compare_with_base(stored, manifest),
@@ -90,6 +90,21 @@ def verify_run(directory: Path, *, base: str | None = None, merged: str | None =
     if problems:
         raise VerificationError(problems)
     return Verification(checks=tuple(checks), fraction_moved=summarise_moved(manifest))
+
+
+def locate_base(manifest: DeltaManifest, base: str | None) -> Path:
+    """The base model of a delta, or the place that the user names for it.
+
+    Raises:
+        ModelNotFoundError: it is not where the run found it.
+    """
+    if base is not None:
+        return locate_model(base)
+    try:
+        return locate_model(manifest.model)
+    except ModelNotFoundError as error:
+        advice = "the run was made from it; if it lies elsewhere now, name the place with --base"
+        raise ModelNotFoundError(manifest.model, advice) from error
 
 
 def compare_with_base(stored: StoredTensors, manifest: DeltaManifest) -> Iterator[str]:

@@ -80,6 +80,12 @@ def test_names_and_shapes_must_fit(model: Path, change: dict[str, object], messa
         apply_plan(load_causal_lm(str(model)).model, plan.model_copy(update={"tensors": tensors}))
 
 
+def test_an_empty_plan_is_refused(model: Path) -> None:
+    empty = make_plan(model).model_copy(update={"tensors": ()})
+    with pytest.raises(PlanMismatchError, match="names no tensor"):
+        apply_plan(load_causal_lm(str(model)).model, empty)
+
+
 def test_a_tensor_that_would_train_unplanned_is_refused(tmp_path: Path) -> None:
     """A file that stores a tied tensor under both names: the Plan must name both."""
     model = save_tiny_llama(tmp_path / "model")
