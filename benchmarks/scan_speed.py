@@ -3,7 +3,7 @@
     python benchmarks/scan_speed.py [MODEL] [--rounds 5] [--with-vocabulary] [--threads N] [--json FILE]
 
 All run in this process, one after the other, in every round; the figures are medians over the rounds, of times and of
-the ratios within a round. Only a quiet machine gives honest figures: torch's SVD suffers far more than oblong when other
+the ratios within a round. Only a quiet machine gives honest figures: torch suffers far more than oblong when other
 work competes for the cores. What each does, so that nobody is favoured unknowingly:
 
 - oblong scan   from the files on the disk (in the page cache after the first round): reads, hashes (SHA-256), decodes,

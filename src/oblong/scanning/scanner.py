@@ -152,7 +152,7 @@ class ScanRun:
 def find_changed_tensor(checkpoint: Checkpoint, units: Sequence[Unit]) -> str | None:
     """The first tensor whose stored bytes are no longer those of a finished unit; None when all are.
 
-    Reading and hashing are fifty times faster than measuring, so a resumed scan can afford to be certain.
+    Reading and hashing take a fraction of the time of measuring, so a resumed scan can afford to be certain.
     """
     digests = {unit.tensor: unit.digest for unit in units if unit.digest is not None}
     tensors = (tensor for tensor in checkpoint.tensors if tensor.name in digests)
