@@ -33,20 +33,20 @@ class PartialScan:
         self.header = header
         self._file = file
 
-    def resume(self, names: Sequence[str]) -> tuple[Unit, ...]:
+    def resume(self, names: Sequence[str]) -> tuple[Unit, ...] | None:
         """Keep what an interrupted scan of the same bytes wrote, and cut off the rest.
 
         Args:
             names: of all units in checkpoint order; a kept line must be the next of them.
 
         Returns:
-            The units that need not be made again; none when the header differs.
+            The units that need not be made again; None when the file is of another scan.
         """
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         header = _parse_header(lines[0]) if lines else None
         if header is None or not is_same_scan(header, self.header):
-            return ()
+            return None
         units = tuple(_iter_units(lines[1:], names))
         self.header = header
         self._truncate(sum(len(line) for line in lines[: 1 + len(units)]))

@@ -118,12 +118,13 @@ class ScanRun:
 
     def _take_over(self, partial: PartialScan) -> Sequence[Unit]:
         kept = partial.resume([job.unit.name for job in self._jobs])
-        if not kept:
+        if kept is None:
             self._say(f"{partial.output.name}.partial is of another scan or model; starting afresh")
-        elif changed := find_changed_tensor(self._checkpoint, kept):
+            return ()
+        if changed := find_changed_tensor(self._checkpoint, kept):
             self._say(f"{changed} has changed since the scan was interrupted; starting afresh")
             return ()
-        else:
+        if kept:
             self._say(f"resuming: {len(kept)} of {len(self._jobs)} units were finished before")
         return kept
 

@@ -88,6 +88,15 @@ def test_a_broken_partial_is_begun_again(model: Path, output: Path, content: byt
     assert Scan.read(output).digest() == scan(str(model)).digest()
 
 
+def test_a_scan_that_was_killed_before_its_first_unit_just_starts(model: Path, output: Path) -> None:
+    interrupt(model, output, 1)
+    partial = get_partial_path(output)
+    partial.write_bytes(partial.read_bytes().splitlines(keepends=True)[0])
+    result, messages = collect_messages(model, output)
+    assert messages == []
+    assert Scan.read(output).digest() == result.digest()
+
+
 def test_another_configuration_starts_afresh_and_says_so(model: Path, output: Path) -> None:
     interrupt(model, output, 5)
     result, messages = collect_messages(model, output, exclude="mlp")
