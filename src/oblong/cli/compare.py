@@ -65,7 +65,7 @@ def print_comparison(comparison: Comparison) -> None:
     from oblong.reporting.reading import read_comparison
 
     console = stdout()
-    for table in render_comparison(comparison):
+    for table in render_comparison(comparison, width=console.width):
         console.print(table)
     for paragraph in read_comparison(comparison).brief:
         console.print(paragraph, markup=False)

@@ -193,8 +193,9 @@ def show_comparison(file: Path, as_json: bool) -> None:
     if as_json:
         print_json(comparison.model_dump_json(indent=1))
         return
-    for table in render_comparison(comparison):
-        stdout().print(table)
+    console = stdout()
+    for table in render_comparison(comparison, width=console.width):
+        console.print(table)
 
 
 def show_plain(record: str) -> Callable[[Path, bool], None]:

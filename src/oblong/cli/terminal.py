@@ -5,22 +5,33 @@ Results go to stdout; progress, notes and errors go to stderr, so that `oblong .
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeRemainingColumn
 
+PIPE_WIDTH: Final = 120
+
 
 def stdout() -> Console:
     """Console for results."""
-    return Console(highlight=False, soft_wrap=False)
+    return _console(stderr=False)
 
 
 def stderr() -> Console:
     """Console for progress, notes and errors."""
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console; what is piped into a file is not cut to the 80 columns of a terminal that is not there."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
 
 
 def progress_bar(unit: str = "") -> Progress:

@@ -106,7 +106,7 @@ def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
         order=rule.order,
         within=rule.within,
         budget=rule.budget or recipe.budget,
-        seed=seed if rule.redraw else recipe.seeds[0],
+        seed=seed if rule.criterion == "random" and rule.redraw else recipe.seeds[0],
     )
 
 
@@ -161,10 +161,8 @@ def override_learning_rate(rule: ArmRule) -> dict[str, float]:
 
 def write_plan(plan: Plan, file: Path) -> None:
     """Write a Plan unless the same one is there: its time of writing must not make a resumed run look new."""
-    unstamped = {"provenance"}
-    if file.exists() and Plan.read(file).model_dump(exclude=unstamped) == plan.model_dump(exclude=unstamped):
-        return
-    plan.write(file, force=True)
+    if not file.exists() or Plan.read(file).digest() != plan.digest():
+        plan.write(file, force=True)
 
 
 def assemble(

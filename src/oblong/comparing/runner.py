@@ -67,7 +67,8 @@ def start(job: Job) -> Worker:
     job.prepare()
     environment = dict(os.environ)
     if job.threads is not None:
-        environment |= dict.fromkeys(THREAD_VARIABLES, str(job.threads))
+        # Passive waiting: threads that spin between parallel regions take the cores from the other workers.
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(job.threads)) | {"OMP_WAIT_POLICY": "passive"}
     with (job.path / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "oblong.comparing.worker", str(job.path)],

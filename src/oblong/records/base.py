@@ -88,8 +88,8 @@ class Record(Part):
         return validate(cls, load_document(path), path)
 
     def digest(self) -> str:
-        """SHA-256 of the record's canonical JSON, `sha256:...`."""
-        return digest_bytes(self.model_dump_json().encode())
+        """SHA-256 of what the record says, not of when and where it was written: two equal Plans have one digest."""
+        return digest_bytes(self.model_dump_json(exclude={"provenance"}).encode())
 
 
 def load_document(path: Path) -> Any:

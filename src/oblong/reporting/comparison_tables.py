@@ -27,7 +27,8 @@ from oblong.reporting.formats import (
 
 SEEDS_THAT_SHOW_VARIATION: Final = 3  # from here on the intervals count the spread between seeds too
 OUTCOME_HEADINGS: Final = ("arm", "loss", "change", "against control", "KL to base")
-COST_HEADINGS: Final = ("arm", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak memory")
+WIDE: Final = 100  # columns that hold every interval beside its mean
+COST_HEADINGS: Final = ("arm", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak RSS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +177,8 @@ def cost_cells(row: CostRow) -> tuple[str, ...]:
 
 def section_cells(section: OutcomeSection) -> tuple[str, ...]:
     """The texts of the row that opens a section: corpus, kind, size."""
-    kind = "new domain" if section.new_domain else "general text"
-    return (section.corpus, kind, f"{section.num_documents} documents", "", "")
+    kind = "new domain" if section.new_domain else "general"
+    return (f"{section.corpus} ({kind})", "", f"{section.num_documents} documents", "", "")
 
 
 def outcome_caption(comparison: Comparison) -> str:
@@ -197,28 +198,37 @@ COST_CAPTION: Final = (
 )
 
 
-def render_comparison(comparison: Comparison) -> list[Table]:
-    """The two tables for a terminal of 120 columns; bold where an interval excludes zero."""
-    learned = _rich_table("Learned and forgotten", OUTCOME_HEADINGS, outcome_caption(comparison))
+def render_comparison(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
+    """The two tables for a terminal, bold where an interval excludes zero; below WIDE columns intervals wrap."""
+    narrow = width < WIDE
+    learned = _rich_table("Learned and forgotten", OUTCOME_HEADINGS, outcome_caption(comparison), narrow=narrow)
     for section in outcome_sections(comparison):
-        learned.add_row(*(escape(cell) for cell in section_cells(section)), style="bold")
+        learned.add_row(*(_fit(cell, narrow) for cell in section_cells(section)), style="bold")
         for row in section.rows:
-            cells = [escape(cell) for cell in outcome_cells(row)]
-            cells[0] = f"  {cells[0]}"
+            cells = [_fit(cell, narrow) for cell in outcome_cells(row)]
             cells[2] = _bold_if(cells[2], row.change.excludes_zero)
             cells[3] = _bold_if(cells[3], row.against_control is not None and row.against_control.excludes_zero)
             learned.add_row(*cells)
         learned.add_section()
-    cost = _rich_table("Cost", COST_HEADINGS, COST_CAPTION)
+    hidden = {COST_HEADINGS.index("tokens/s")} if narrow else set()
+    shown = [index for index in range(len(COST_HEADINGS)) if index not in hidden]
+    cost = _rich_table("Cost", [COST_HEADINGS[index] for index in shown], COST_CAPTION, narrow=narrow)
     for cost_row in cost_rows(comparison):
-        cost.add_row(*(escape(cell) for cell in cost_cells(cost_row)))
+        cells = list(cost_cells(cost_row))
+        cost.add_row(*(escape(cells[index]) for index in shown))
     return [learned, cost]
 
 
-def _rich_table(title: str, headings: Sequence[str], caption: str) -> Table:
+def _fit(cell: str, narrow: bool) -> str:
+    """Escape a cell; in a narrow terminal an interval stands under its mean, and a loss under the one before."""
+    return escape(cell.replace(" [", "\n[").replace("→ ", "→\n") if narrow else cell)
+
+
+def _rich_table(title: str, headings: Sequence[str], caption: str, *, narrow: bool) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0) if narrow else (0, 2, 0, 0)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     return table
 
 
