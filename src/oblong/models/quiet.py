@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence transformers' bars and messages below error for a block; what was set before comes back."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging  # half of its functions have no annotations
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -29,8 +32,7 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def _no_gguf_bar() -> Iterator[None]:
     """The GGUF loader draws a tqdm bar that ignores transformers' own switch."""
-    from transformers import modeling_gguf_pytorch_utils as loader
-
+    loader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     original = getattr(loader, "tqdm", None)
     if original is None:
         yield
