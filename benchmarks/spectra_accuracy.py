@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from benchmarks.demo_tensors import read_layer_matrices
 from numpy.typing import NDArray
 
+from benchmarks.demo_tensors import read_layer_matrices
 from oblong.spectra import compute_spectrum
 
 PROMISED_ERROR = 1e-6

@@ -25,10 +25,10 @@ from statistics import median
 
 import numpy as np
 import torch
-from benchmarks.demo_tensors import read_layer_matrices
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from benchmarks.demo_tensors import read_layer_matrices
 from oblong.spectra import compute_spectra
 
 Matrices = Sequence[NDArray[np.float32]]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from tests.report_builders import make_scan, make_unit
-
 from oblong.planning import make_rule, select
 from oblong.records import Plan, Scan, Unit
+from tests.report_builders import make_scan, make_unit
 
 
 def make_matrix(name: str, kappa: float, *, role: str = "v", rows: int = 10, columns: int = 20, layer: int = 0) -> Unit:

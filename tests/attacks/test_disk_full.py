@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.checkpoint_builders import write_model
 
 from oblong.records import Scan
 from oblong.scanning import scan
+from tests.checkpoint_builders import write_model
 
 LIMITED = """
 import resource, sys

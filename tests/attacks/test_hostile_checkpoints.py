@@ -12,9 +12,9 @@ import pytest
 import torch
 from gguf import GGUFWriter
 from safetensors.numpy import save_file
-from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_raw, write_sharded
 
 from oblong.cli.main import run
+from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_raw, write_sharded
 
 Attack = Callable[[Path], Path]
 

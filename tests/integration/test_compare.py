@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.tuning_builders import TEXTS, save_tiny_llama, write_text
 
 from oblong.cli.main import run
 from oblong.comparing.recipe import build_compare_recipe
 from oblong.records import Comparison
+from tests.tuning_builders import TEXTS, save_tiny_llama, write_text
 
 ARMS = {"kappa-lowest": {"criterion": "kappa"}, "random": {"criterion": "random"}}
 

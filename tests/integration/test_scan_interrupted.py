@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.checkpoint_builders import llama_tensors, write_model
 
 from oblong.records import Scan
 from oblong.scanning import scan
+from tests.checkpoint_builders import llama_tensors, write_model
 
 # A scan that takes its time: it rests after every unit, so that a signal finds it in the middle.
 SLOW = """

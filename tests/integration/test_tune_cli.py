@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tuning_builders import SELECTED, make_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from oblong.checkpoints.delta import digest_tensor
@@ -18,6 +17,7 @@ from oblong.cli.main import run
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.records import Run
+from tests.tuning_builders import SELECTED, make_recipe
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from tests.tuning_builders import NUM_LAYERS, make_plan, make_recipe, save_tiny_llama
 from transformers import AutoModelForCausalLM
 
 from oblong.checkpoints import open_checkpoint
 from oblong.models.quiet import quiet_transformers
 from oblong.records import Plan
 from oblong.tuning import merge_run, tune, verify_run
+from tests.tuning_builders import NUM_LAYERS, make_plan, make_recipe, save_tiny_llama
 
 LAYER_NAMES = {
     "self_attn.q_proj": "attn_q",

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tuning_builders import SELECTED, make_plan, make_recipe, save_tiny_llama, write_text
 
 from oblong.checkpoints.delta import digest_tensor, read_delta
 from oblong.errors import DataError, OutputExistsError, PlanMismatchError, RecordError, UserError, VerificationError
@@ -23,6 +22,7 @@ from oblong.records import Run, RunStatus
 from oblong.tuning import tune
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import list_checkpoints, train
+from tests.tuning_builders import SELECTED, make_plan, make_recipe, save_tiny_llama, write_text
 
 CHILD = """
 import sys

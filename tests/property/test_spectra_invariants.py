@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tolerances
-from tests.matrix_oracles import Array, make_orthonormal
 
 from oblong.spectra import Spectrum, compute_measures, compute_noise_floor, compute_spectrum
+from tests import tolerances
+from tests.matrix_oracles import Array, make_orthonormal
 
 SIDES = st.integers(1, 90)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,10 +8,10 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
-from tests.checkpoint_builders import make_weights
 
 from oblong.checkpoints import open_checkpoint
 from oblong.errors import UnsupportedFormatError
+from tests.checkpoint_builders import make_weights
 
 HEADS, KEY_VALUE_HEADS, WIDTH = 4, 2, 32
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from oblong.checkpoints import base, open_checkpoint
+from oblong.checkpoints.dtypes import FORMATS, decode
 from tests.checkpoint_builders import (
     LLAMA_CONFIG,
     llama_tensors,
@@ -16,9 +19,6 @@ from tests.checkpoint_builders import (
     write_sharded,
     write_typed,
 )
-
-from oblong.checkpoints import base, open_checkpoint
-from oblong.checkpoints.dtypes import FORMATS, decode
 
 
 def test_a_model_directory_gives_every_tensor_bit_for_bit(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, make_weights, write_model
 
 from oblong.checkpoints import open_checkpoint
+from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, make_weights, write_model
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.tuning_builders import save_tiny_llama, write_text
 
 from oblong.cli.evaluate import split_entry
 from oblong.cli.main import run
 from oblong.records import Evaluation
+from tests.tuning_builders import save_tiny_llama, write_text
 
 SMALL = ["--window", "64", "--stride", "32"]
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.report_builders import make_scan, make_unit
 
 from oblong.cli.main import run
 from oblong.records import Plan, Scan
+from tests.report_builders import make_scan, make_unit
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.report_builders import make_demo_comparison, make_plan, make_scan
 
 from oblong.cli.main import run
+from tests.report_builders import make_demo_comparison, make_plan, make_scan
 
 
 @pytest.fixture

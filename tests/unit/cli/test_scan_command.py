@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.checkpoint_builders import llama_tensors, write_model
 
 from oblong.cli.main import run
 from oblong.cli.scan import make_slug
 from oblong.records import Scan
+from tests.checkpoint_builders import llama_tensors, write_model
 
 
 @pytest.fixture

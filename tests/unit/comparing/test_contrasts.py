@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.report_builders import make_demo_comparison
 
 from oblong.comparing.contrasts import compute_changes
 from oblong.records import ArmRun
+from tests.report_builders import make_demo_comparison
 
 
 def test_changes_are_after_minus_before_and_after_minus_control() -> None:

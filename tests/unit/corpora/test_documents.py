@@ -108,6 +108,7 @@ def test_missing_file_binary_file_and_unknown_bundled_text(tmp_path: Path) -> No
 
 
 def test_unknown_hub_dataset_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"nobody/nothing: cannot be read as a dataset; it is no local file"):
         read_documents("nobody/nothing")

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.tuning_builders import make_tokenizer
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from oblong.errors import DataError
 from oblong.evaluation.encoding import adds_bos, encode_document
+from tests.tuning_builders import make_tokenizer
 
 
 def wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:

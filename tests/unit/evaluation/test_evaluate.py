@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tuning_builders import SELECTED, TEXTS, save_tiny_llama
 
 from oblong.checkpoints.delta import digest_tensor, name_dtype, write_delta
 from oblong.corpora import Documents
 from oblong.errors import DataError, PlanMismatchError
 from oblong.evaluation import Corpus, evaluate
 from oblong.records import DeltaManifest, Evaluation, Provenance, TensorDigest
+from tests.tuning_builders import SELECTED, TEXTS, save_tiny_llama
 
 
 @pytest.fixture(scope="module")

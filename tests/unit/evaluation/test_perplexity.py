@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tests.tolerances import SCORE_AGAINST_REFERENCE
-from tests.tuning_builders import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from oblong.errors import DataError, OperationalError
 from oblong.evaluation.perplexity import score_corpus
+from tests.tolerances import SCORE_AGAINST_REFERENCE
+from tests.tuning_builders import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 LONG = "It is a truth universally acknowledged, that a single man must be in want of a wife. 😀 " * 3

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy import stats
-from tests.tolerances import INTERVAL_AGAINST_FORMULA, INTERVAL_ARITHMETIC
 
 from oblong.errors import DataError
 from oblong.evaluation.statistics import bootstrap_difference, bootstrap_loss
 from oblong.records import DocumentScore
+from tests.tolerances import INTERVAL_AGAINST_FORMULA, INTERVAL_ARITHMETIC
 
 
 def scores(nll: Sequence[float], tokens: Sequence[int] | int = 10) -> list[DocumentScore]:

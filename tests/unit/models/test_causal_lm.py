@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tuning_builders import save_tiny_llama
 
 from oblong.errors import CorruptCheckpointError, ModelNotFoundError, UnsupportedFormatError
 from oblong.models.causal_lm import Dtype, load_causal_lm
 from oblong.models.names import match_parameters
 from oblong.models.stored_tensors import open_stored_tensors
+from tests.tuning_builders import save_tiny_llama
 
 
 @pytest.fixture(scope="module")

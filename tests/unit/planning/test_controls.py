@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tests.plan_builders import make_column, make_matrix, names_of, plan_with
-from tests.report_builders import make_scan
 
 from oblong.errors import PlanMismatchError
 from oblong.planning import controls, inverse, random_matching_parameters, random_matching_role_and_shape
 from oblong.records import Plan
+from tests.plan_builders import make_column, make_matrix, names_of, plan_with
+from tests.report_builders import make_scan
 
 
 def count_kinds(plan: Plan) -> Counter[tuple[str, tuple[int, ...]]]:

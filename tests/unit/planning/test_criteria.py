@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.report_builders import make_unit
 
 from oblong.errors import SelectionError
 from oblong.planning import CRITERIA, find_criterion
 from oblong.planning.criteria import compute_draw
 from oblong.records import Status
+from tests.report_builders import make_unit
 
 
 def test_reads_the_measures_of_a_unit() -> None:

@@ -4,19 +4,6 @@ import math
 from itertools import pairwise
 
 import pytest
-from tests.report_builders import (
-    ARMS,
-    GENERAL,
-    NEW_DOMAIN,
-    NUM_LAYERS,
-    ROLE_SHAPES,
-    make_comparison,
-    make_demo_comparison,
-    make_plan,
-    make_scan,
-    make_unit,
-)
-from tests.tolerances import REPORT_ARITHMETIC
 
 from oblong.records import Status
 from oblong.reporting.chart_rows import (
@@ -33,6 +20,19 @@ from oblong.reporting.chart_rows import (
     trade_rows,
     unresolved_ranges,
 )
+from tests.report_builders import (
+    ARMS,
+    GENERAL,
+    NEW_DOMAIN,
+    NUM_LAYERS,
+    ROLE_SHAPES,
+    make_comparison,
+    make_demo_comparison,
+    make_plan,
+    make_scan,
+    make_unit,
+)
+from tests.tolerances import REPORT_ARITHMETIC
 
 
 class TestHeatRows:

@@ -4,15 +4,6 @@ import io
 
 import pytest
 from rich.console import Console
-from tests.report_builders import (
-    ARMS,
-    GENERAL,
-    NEW_DOMAIN,
-    make_comparison,
-    make_demo_comparison,
-    make_interval,
-)
-from tests.tolerances import REPORT_ARITHMETIC
 
 from oblong.records import Comparison, Evaluation
 from oblong.reporting.comparison_tables import (
@@ -33,6 +24,15 @@ from oblong.reporting.formats import (
     format_parameters,
     format_share,
 )
+from tests.report_builders import (
+    ARMS,
+    GENERAL,
+    NEW_DOMAIN,
+    make_comparison,
+    make_demo_comparison,
+    make_interval,
+)
+from tests.tolerances import REPORT_ARITHMETIC
 
 
 def test_one_section_per_corpus_new_domain_first_arms_in_recipe_order() -> None:

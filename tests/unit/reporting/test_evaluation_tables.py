@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from tests.report_builders import NEW_DOMAIN, make_evaluation, make_interval
 
 from oblong.records import Interval
 from oblong.reporting.evaluation_tables import (
@@ -13,6 +12,7 @@ from oblong.reporting.evaluation_tables import (
     list_corpus_rows,
     render_evaluation,
 )
+from tests.report_builders import NEW_DOMAIN, make_evaluation, make_interval
 
 
 def test_rows_hold_the_records_numbers() -> None:

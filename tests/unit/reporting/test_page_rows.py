@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.report_builders import NEW_DOMAIN, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
-from tests.tolerances import REPORT_ARITHMETIC
 
 from oblong.records import Budget, Rule, Scan, Status
 from oblong.reporting import page_rows
@@ -18,6 +16,8 @@ from oblong.reporting.page_rows import (
     scan_facts,
     status_rows,
 )
+from tests.report_builders import NEW_DOMAIN, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
+from tests.tolerances import REPORT_ARITHMETIC
 
 
 def cells_of(scan: Scan) -> dict[str, Cell]:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from tests.plan_builders import make_matrix, plan_with
-from tests.report_builders import make_scan
 
 from oblong.planning import controls
 from oblong.reporting.plan_tables import (
@@ -15,6 +13,8 @@ from oblong.reporting.plan_tables import (
     render_plans,
     render_tensors,
 )
+from tests.plan_builders import make_matrix, plan_with
+from tests.report_builders import make_scan
 
 
 def test_roles_come_in_order_of_their_parameters() -> None:

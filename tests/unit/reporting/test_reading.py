@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from tests.report_builders import NEW_DOMAIN, make_comparison, make_plan, make_scan
 
 from oblong.records import Comparison
 from oblong.reporting.reading import Topic, read_comparison
 from oblong.reporting.verdicts import join_names, verdict
+from tests.report_builders import NEW_DOMAIN, make_comparison, make_plan, make_scan
 
 Changes = Mapping[str, Mapping[str, float]]
 

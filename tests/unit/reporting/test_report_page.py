@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from markupsafe import Markup
+
+from oblong.errors import OutputExistsError, PlanMismatchError, UserError
+from oblong.records import Status
+from oblong.reporting.html import collect_plans, render_report, vega_bundle, write_report
+from oblong.reporting.markup import content_security_policy, mark_interval, to_script_json, true_minus
 from tests.report_builders import (
     NEW_DOMAIN,
     make_comparison,
@@ -16,11 +21,6 @@ from tests.report_builders import (
     make_scan,
     make_unit,
 )
-
-from oblong.errors import OutputExistsError, PlanMismatchError, UserError
-from oblong.records import Status
-from oblong.reporting.html import collect_plans, render_report, vega_bundle, write_report
-from oblong.reporting.markup import content_security_policy, mark_interval, to_script_json, true_minus
 
 MAX_PAGE_BYTES = 5_000_000
 HOSTILE = "</script><script>document.title='owned'</script>"

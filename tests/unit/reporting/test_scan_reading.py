@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.report_builders import make_scan, make_unit
-from tests.tolerances import REPORT_ARITHMETIC
 
 from oblong.records import Scan, Status
 from oblong.reporting.scan_reading import read_scan, shape_share
+from tests.report_builders import make_scan, make_unit
+from tests.tolerances import REPORT_ARITHMETIC
 
 
 def share_of(scan: Scan) -> float | None:

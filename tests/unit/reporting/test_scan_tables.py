@@ -5,7 +5,6 @@ import math
 
 import pytest
 from rich.console import Console
-from tests.report_builders import make_scan, make_unit
 
 from oblong.errors import SelectionError
 from oblong.records import Scan, Status
@@ -23,6 +22,7 @@ from oblong.reporting.scan_tables import (
     render_skipped,
     render_units,
 )
+from tests.report_builders import make_scan, make_unit
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.checkpoint_builders import llama_tensors, make_weights, write_model
 
 from oblong.errors import OutputExistsError, OutputWriteError
 from oblong.records import Scan
 from oblong.scanning import ScanProgress, scan, scanner
 from oblong.scanning.partial import get_partial_path, open_partial
+from tests.checkpoint_builders import llama_tensors, make_weights, write_model
 
 Stop = Callable[[ScanProgress], None]
 

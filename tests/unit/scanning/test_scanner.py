@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, make_weights, write_model
-from tests.tolerances import SCAN_AGAINST_SVD
 
 from oblong.errors import SelectionError
 from oblong.records import Scan, Status
 from oblong.scanning import ScanProgress, scan, scanner
 from oblong.scanning.devices import check_accelerator
+from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, make_weights, write_model
+from tests.tolerances import SCAN_AGAINST_SVD
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.checkpoint_builders import make_weights, write_model, write_raw
 
 from oblong.checkpoints import open_checkpoint
 from oblong.errors import CorruptCheckpointError
 from oblong.records import ScanConfig
 from oblong.scanning.streaming import ByteBudget, read_ahead
 from oblong.scanning.worklist import Batch, list_batches, list_jobs, list_loads
+from tests.checkpoint_builders import make_weights, write_model, write_raw
 
 TENSOR_BYTES = 4 * 8 * 8
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests import tolerances
 
 from oblong.errors import UserError
 from oblong.spectra import bound_activation_entropy
 from oblong.spectra.activation import LOG_SLOPES, MAX_SLOPES, compute_mean_log_slope
+from tests import tolerances
 
 TORCH: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,

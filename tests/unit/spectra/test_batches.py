@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-from tests import tolerances
-from tests.matrix_oracles import make_prescribed
 
 from oblong.errors import UserError
 from oblong.spectra import Outcome, Spectrum, compute_spectra, compute_spectrum
 from oblong.spectra import batch as batch_module
 from oblong.spectra.accelerator import compute_spectra_on
+from tests import tolerances
+from tests.matrix_oracles import make_prescribed
 
 MATRICES = [
     np.random.default_rng(0).standard_normal((90, 60)),

@@ -8,6 +8,9 @@ import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import scipy.linalg
+
+from oblong.spectra import Method, Outcome, Spectrum, compute_spectrum
+from oblong.spectra import tall as tall_module
 from tests import tolerances
 from tests.matrix_oracles import (
     PROFILES,
@@ -15,9 +18,6 @@ from tests.matrix_oracles import (
     make_exact,
     make_prescribed,
 )
-
-from oblong.spectra import Method, Outcome, Spectrum, compute_spectrum
-from oblong.spectra import tall as tall_module
 
 EPSILON = float(np.finfo(np.float64).eps)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests import tolerances
 
 from oblong.spectra.lanczos import compute_largest
+from tests import tolerances
 
 
 def make_symmetric(

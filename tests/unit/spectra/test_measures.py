@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from tests import tolerances
-from tests.matrix_oracles import make_prescribed
 
 from oblong.records import Measures
 from oblong.spectra import Spectrum, compute_measures, compute_spectrum
+from tests import tolerances
+from tests.matrix_oracles import make_prescribed
 
 LN_2_PI_E = math.log(2 * math.pi * math.e)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
-from tests import tolerances
 
 from oblong.errors import UserError
 from oblong.spectra import bound_unrounded_kappa, compute_noise_floor, compute_spectrum
 from oblong.spectra.noise import compute_relative_rounding
+from tests import tolerances
 
 EXACT = np.random.default_rng(0).standard_normal((256, 512)) * 0.03
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from tests import tolerances
 
 from oblong.spectra import compute_marchenko_pastur_kappa, compute_null
 from oblong.spectra.null import load_table
+from tests import tolerances
 
 
 @pytest.mark.parametrize("n", [512, 4096])

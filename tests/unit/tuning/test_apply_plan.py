@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tuning_builders import SELECTED, list_tensor_names, make_plan, save_tiny_llama
 
 from oblong.errors import PlanMismatchError
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import Plan
 from oblong.tuning.apply import apply_plan
+from tests.tuning_builders import SELECTED, list_tensor_names, make_plan, save_tiny_llama
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tuning_builders import make_tokenizer
 
 from oblong.errors import DataError
 from oblong.tuning.data import TrainingBlocks, build_training_blocks, count_steps, order_blocks, pack_documents
 from oblong.tuning.recipe import build_recipe
+from tests.tuning_builders import make_tokenizer
 
 RECIPE = {"model": "m", "plan": "p", "data": "text", "output": "o", "sequence_length": 4, "batch_size": 2}
 END = 256

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tuning_builders import SELECTED, list_tensor_names, make_recipe, save_tiny_llama
 from torch import nn
 from transformers import AutoModelForCausalLM, Trainer, default_data_collator
 
@@ -23,6 +22,7 @@ from oblong.tuning.apply import AppliedPlan, apply_plan
 from oblong.tuning.data import TrainingBlocks, build_training_blocks
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import TrainingResult, build_arguments, find_last_checkpoint, train
+from tests.tuning_builders import SELECTED, list_tensor_names, make_recipe, save_tiny_llama
 
 
 class KilledError(Exception):
