@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 help:
 	@echo "make demo        the main job on a real model: scan, plan, tune four ways, measure, report.html"
-	@echo "make demo-quick  the same in 3 minutes;  make demo-full  a real study (hours)"
+	@echo "make demo-quick  the same in 2 minutes;  make demo-full  a study with seeds (40 minutes)"
 	@echo "make test        lint, types, layer contracts, tests"
 	@echo "make bench       every figure of the README and docs (slow); JSON in build/bench"
 
@@ -59,10 +59,11 @@ unit: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	@$(INSTALL) -e '.[bench]'
 	@mkdir -p build/bench
-	$(BIN)/python benchmarks/spectra_accuracy.py --json build/bench/spectra_accuracy.json
-	$(BIN)/python benchmarks/scan_speed.py --json build/bench/scan_speed.json
-	$(BIN)/python benchmarks/scan_memory.py --json build/bench/scan_memory.json
-	$(BIN)/python benchmarks/tune_cost.py --json build/bench/tune_cost.json
+	$(BIN)/python -m benchmarks.spectra_accuracy --json build/bench/spectra_accuracy.json
+	$(BIN)/python -m benchmarks.spectra_speed --json build/bench/spectra_speed.json
+	$(BIN)/python -m benchmarks.scan_speed --json build/bench/scan_speed.json
+	$(BIN)/python -m benchmarks.scan_memory --json build/bench/scan_memory.json
+	$(BIN)/python -m benchmarks.tune_cost --json build/bench/tune_cost.json
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
