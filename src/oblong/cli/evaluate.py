@@ -33,6 +33,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many documents of each corpus.")] = None,
     text_field: Annotated[str, typer.Option(help="Field or column with the text, in JSON, CSV and Parquet.")] = "text",
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of the weights in memory.")] = "bfloat16",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the Evaluation to this JSON file.")
     ] = None,
@@ -62,6 +63,7 @@ def evaluate(
             stride=stride,
             batch_size=batch_size,
             dtype=dtype,
+            device=device,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if output is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oblong.checkpoints.delta import read_delta
 from oblong.corpora import Documents
-from oblong.errors import DataError, OperationalError
+from oblong.errors import DataError, OperationalError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
 from oblong.models.causal_lm import Dtype, LoadedModel, load_causal_lm
@@ -23,6 +23,7 @@ from oblong.records import CorpusScore, Drift, Evaluation, Provenance
 
 BASE_NAME: Final = "base"
 PROGRESS_STEPS: Final = 1000
+DEVICES: Final = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ def evaluate(
     stride: int = 256,
     batch_size: int = 4,
     dtype: Dtype = "bfloat16",
+    device: str | None = None,
     threads: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
@@ -64,6 +66,7 @@ def evaluate(
         stride: tokens newly predicted per window.
         batch_size: windows per forward pass.
         dtype: of the weights in memory.
+        device: where to compute, `cpu` or `cuda`; default: a GPU if there is one.
         threads: of torch on the CPU; default: as they are.
         on_progress: called with what is done and the total, in thousandths.
 
@@ -74,14 +77,16 @@ def evaluate(
         ModelNotFoundError, UnsupportedFormatError, CorruptCheckpointError: the model cannot be loaded.
         PlanMismatchError: the delta was made for another model.
         DataError: a text cannot be evaluated; the message names its corpus.
+        SelectionError: a device that this machine does not have.
         OperationalError: the model predicts NaN or infinity.
     """
     _check_names(corpora)
+    place = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
-    loaded = load_causal_lm(model, dtype=dtype, delta=delta)
-    base_model = None if base is None else load_causal_lm(base, dtype=dtype).model
+    loaded = _move(load_causal_lm(model, dtype=dtype, delta=delta), place)
+    base_model = None if base is None else _move(load_causal_lm(base, dtype=dtype), place).model
     report = _scale_progress(corpora, on_progress)
     scores = {}
     for corpus in corpora:
@@ -110,6 +115,27 @@ def evaluate(
         seconds=time.perf_counter() - started,
         provenance=Provenance.here(),
     )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the GPU if there is one, or the CPU.
+
+    Raises:
+        SelectionError: an unknown device, or one that this machine does not have.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in DEVICES:
+        raise SelectionError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SelectionError("device 'cuda' was asked for, but PyTorch sees no CUDA device here: use --device cpu")
+    return torch.device(name)
+
+
+def _move(loaded: LoadedModel, device: torch.device) -> LoadedModel:
+    module: torch.nn.Module = loaded.model
+    module.to(device)
+    return loaded
 
 
 def measure_drift(loaded: LoadedModel, delta: Path) -> Drift:

@@ -68,6 +68,7 @@ def test_an_existing_output_is_refused_before_any_work(folder: Path, capsys: pyt
         (["--data", "text.jsonl", "--window", "4096"], "longer than the model's context of 128"),
         (["--data", "text.jsonl", "--window", "64", "--stride", "65"], "a stride of 65 does not fit"),
         (["--data", "text.jsonl", "--delta", "none"], "none/manifest.json"),
+        (["--data", "text.jsonl", "--device", "abacus"], "unknown device 'abacus': choose one of cpu, cuda"),
     ],
 )
 def test_a_bad_request_names_the_mistake(
