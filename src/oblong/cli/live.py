@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.markup import escape
 from rich.progress import TaskID
 
-from oblong.cli.terminal import format_seconds, note, progress_bar
+from oblong.cli.terminal import format_seconds, progress_bar
 
 if TYPE_CHECKING:
     from oblong.comparing.jobs import Job
     from oblong.records import Plan, Scan
     from oblong.scanning.progress import ScanProgress
+
+
+ALL_RUNS: Final = "runs"
 
 
 class MatrixProgress:
@@ -45,31 +48,35 @@ class MatrixProgress:
         """The scan is there and every arm has its Plan."""
         if "scanning" in self._tasks:
             self._bars.update(self._tasks["scanning"], detail="")
-        note(f"scanned {len(scan)} units of {scan.header.checkpoint.num_tensors} tensors")
+        self._say(f"scanned {len(scan)} units of {scan.header.checkpoint.num_tensors} tensors")
         for plan in plans:
             totals = plan.totals
-            note(
+            self._say(
                 f"plan {plan.name}: {totals.num_tensors} tensors, {totals.num_parameters:,} parameters "
                 f"({totals.share:.1%})"
             )
 
     def on_poll(self, jobs: Sequence[Job]) -> None:
-        """Show how far each job is."""
-        for job in jobs:
-            self._show(job)
+        """Show how far each job is, and how many are done."""
+        stages = [self._show(job) for job in jobs]
+        self._bars.update(self._task(ALL_RUNS), completed=stages.count("done"), total=len(jobs))
 
-    def _show(self, job: Job) -> None:
+    def _show(self, job: Job) -> str:
+        """Update one job's line; returns its stage."""
         progress = job.read_progress()
         if progress.stage == "waiting":
-            return
-        task = self._task(job.label)
-        self._bars.update(
-            task, completed=progress.done, total=progress.total, detail=escape(f"{progress.stage} {progress.detail}")
-        )
+            return progress.stage
+        detail = escape(f"{progress.stage} {progress.detail}")
+        self._bars.update(self._task(job.label), completed=progress.done, total=progress.total, detail=detail)
         if self._stages.get(job.label) != progress.stage:
             self._stages[job.label] = progress.stage
             if not self._bars.console.is_terminal:
-                note(f"[{format_seconds(time.monotonic() - self._started)}] {job.label}: {progress.stage}")
+                self._say(f"[{format_seconds(time.monotonic() - self._started)}] {job.label}: {progress.stage}")
+        return progress.stage
+
+    def _say(self, message: str) -> None:
+        """One dim line above the bars."""
+        self._bars.console.print(f"[dim]{escape(message)}[/dim]", soft_wrap=True)
 
     def _task(self, label: str) -> TaskID:
         if label not in self._tasks:
