@@ -67,9 +67,10 @@ def _refuse_existing(output: Path, *, force: bool) -> None:
 
 
 def _copy_side_files(source: Path, target: Path) -> None:
+    """Configuration and tokenizer; what oblong noted about the base's own origin does not hold for the merged model."""
     for pattern in SIDE_FILES:
         for file in source.glob(pattern):
-            if file.is_file():
+            if file.is_file() and not file.name.startswith("oblong-"):
                 shutil.copyfile(file, target / file.name)
 
 
