@@ -18,6 +18,7 @@ from oblong.checkpoints import (
     find_layer,
     split_into_matrices,
 )
+from oblong.checkpoints.config import get_quantisation
 from oblong.errors import SelectionError
 from oblong.records import ScanConfig, Status, Unit
 
@@ -107,7 +108,7 @@ def _compile(option: str, pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool]) -> Iterator[Job]:
-    role = classify_role(tensor.name, len(tensor.shape))
+    role = "quantisation" if tensor.companion_of else classify_role(tensor.name, len(tensor.shape))
     for matrix in split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config):
         name = tensor.name if matrix.part is None else f"{tensor.name}[{matrix.part}]"
         status = _decide_status(checkpoint, tensor, matrix) if is_wanted(name) else Status.EXCLUDED
@@ -145,6 +146,8 @@ def _decide_status(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPar
 
 def _explain(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart, status: Status) -> str | None:
     """Why a unit is not eligible; None when it is."""
+    if tensor.companion_of is not None:
+        return f"part of the quantised {tensor.companion_of}, which is measured instead"
     if status is Status.NOT_FLOAT:
         return _explain_not_float(tensor, checkpoint.config)
     if status is Status.TIED:
@@ -153,7 +156,7 @@ def _explain(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart, sta
 
 
 def _explain_not_float(tensor: TensorInfo, config: Mapping[str, Any]) -> str:
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    method = get_quantisation(config).get("quant_method")
     if method:
         return (
             f"{tensor.dtype} data packed by {method}: scan the original model, whose plan also applies to this one "
@@ -169,6 +172,7 @@ def _join_notes(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart) 
         tensor.note,
         matrix.note,
         f"multiplied by its scales in {scale.name}" if scale else None,
+        f"dequantised from {tensor.stored_name}" if tensor.packing else None,
         f"also serves as {', '.join(copies)}" if copies else None,
     )
     return "; ".join(note for note in notes if note) or None
