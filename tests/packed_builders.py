@@ -70,7 +70,7 @@ def build_awq(*, rows: int = 16, columns: int = 64, group: int = 32) -> Built:
     weight = np.empty((rows, columns))
     for i in range(columns):
         weight[:, i] = (codes[i] - zeros[i // group]) * scales[i // group].astype(np.float64)
-    parts = {"m.qweight": pack_awq(codes), "m.qzeros": pack_awq(zeros), "m.scales": scales}
+    parts: dict[str, NDArray[Any]] = {"m.qweight": pack_awq(codes), "m.qzeros": pack_awq(zeros), "m.scales": scales}
     return [entry(name, array) for name, array in parts.items()], weight
 
 
@@ -121,7 +121,7 @@ def build_bnb_int8(*, rows: int = 12, columns: int = 20) -> Built:
     codes = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
     maxima = rng.uniform(0.1, 1, rows).astype(np.float32)
     weight_format = np.zeros((), dtype=np.uint8)
-    parts = {"m.weight": codes, "m.SCB": maxima, "m.weight_format": weight_format}
+    parts: dict[str, NDArray[Any]] = {"m.weight": codes, "m.SCB": maxima, "m.weight_format": weight_format}
     weight = codes * maxima[:, None] * np.float32(7.874015718698502e-3)
     return [entry(name, array) for name, array in parts.items()], weight.astype(np.float64)
 
@@ -145,7 +145,7 @@ def build_compressed(
         stored.append(entry("m.weight_zero_point", pack_words((zeros - low).T, bits).T.copy()))
     if act:
         stored.append(entry("m.weight_g_idx", g_idx.astype(np.int32)))
-    return stored, weight
+    return stored, weight.astype(np.float64)
 
 
 def pack_words(codes: NDArray[Any], bits: int) -> NDArray[np.int32]:
@@ -163,7 +163,7 @@ def build_compressed_int8(*, rows: int = 8, columns: int = 12) -> Built:
     codes = rng.integers(-128, 128, (rows, columns)).astype(np.int8)
     scales = rng.uniform(0.001, 0.1, (rows, 1)).astype(np.float32)
     weight = codes * scales.astype(np.float64)
-    return [entry("m.weight", codes), entry("m.weight_scale", scales)], weight
+    return [entry("m.weight", codes), entry("m.weight_scale", scales)], weight.astype(np.float64)
 
 
 def build_mxfp4(*, experts: int = 2, rows: int = 6, columns: int = 64) -> Stored:

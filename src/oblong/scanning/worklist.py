@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from oblong.checkpoints import (
     split_into_matrices,
 )
 from oblong.checkpoints.config import get_quantisation
+from oblong.checkpoints.scales import SCALED_DTYPES
 from oblong.errors import SelectionError
 from oblong.records import ScanConfig, Status, Unit
 
@@ -185,13 +186,17 @@ def list_loads(jobs: Iterable[Job]) -> tuple[Load, ...]:
         members = tuple(group)
         expert = _load_key(members[0])[1]
         tensor = members[0].tensor
-        loads.append(Load(tensor=tensor if expert is None else tensor.slice(expert), jobs=members))
+        if expert is not None:
+            tensor = replace(tensor, shape=members[0].matrix.view).slice(expert)
+        loads.append(Load(tensor=tensor, jobs=members))
     return tuple(loads)
 
 
 def _load_key(job: Job) -> tuple[str, int | None]:
     first = job.matrix.index[0] if job.matrix.index else None
-    return job.tensor.name, first if isinstance(first, int) else None
+    # Scales and companions have no part for an expert of a stack that is stored flat: then all are read at once.
+    is_sliceable = job.matrix.view == job.tensor.shape or not (job.tensor.packing or job.tensor.dtype in SCALED_DTYPES)
+    return job.tensor.name, first if isinstance(first, int) and is_sliceable else None
 
 
 def list_batches(loads: Sequence[Load], window_bytes: int) -> tuple[Batch, ...]:
