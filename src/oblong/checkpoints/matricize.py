@@ -21,6 +21,11 @@ __all__ = ["MatrixPart", "split_into_matrices"]
 GATE_UP: Final = ("gate", "up")
 _EXPERTS: Final = re.compile(r"expert|_exps\b|block_sparse_moe\.(?:input|output)_linear")
 _FLAT_EXPERTS: Final = re.compile(r"experts\.mlp\.(w1|v1|w2)$")
+# The direction of torch's weight_norm, in its old and new names (wav2vec 2.0's position convolution).
+_WEIGHT_NORM: Final = re.compile(r"weight_v$|parametrizations\.weight\.original1$")
+WEIGHT_NORM_NOTE: Final = (
+    "the direction of a normalised weight: the model scales its slices, so its kappa is not the weight's"
+)
 # Architectures whose Wi is gate | up: ModernBERT applies its activation to the first half.
 _GATED_WI: Final = ("modernbert", "modernbert-decoder")
 
@@ -46,7 +51,7 @@ def split_into_matrices(
         return split_kv_b(shape, role, config)
     if len(shape) == 2 and role == "gate_up":
         return _split_gate_up(name, shape, config)
-    return (take_whole(shape, role),)
+    return (take_whole(shape, role, WEIGHT_NORM_NOTE if _WEIGHT_NORM.search(name) else None),)
 
 
 def _split_gate_up(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[MatrixPart, ...]:

@@ -19,7 +19,8 @@ WHOLE: Final = slice(None)
 class MatrixPart:
     """One matrix inside a stored tensor: `tensor.reshape(view)[index].reshape(matrix_shape)`.
 
-    `part` is None when it is the whole tensor. `shape` is the part's own, before it becomes a matrix.
+    `part` is None when it is the whole tensor. `shape` is the part's own, before it becomes a matrix. A view of a head
+    is cut out of such a matrix: then `cut` is its place there and `cut_from` that matrix's shape.
     """
 
     part: str | None
@@ -29,14 +30,21 @@ class MatrixPart:
     view: tuple[int, ...]
     index: Index = ()
     note: str | None = None
+    cut: Index = ()
+    cut_from: tuple[int, int] | None = None
 
     def extract(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """The matrix: a view of `values` (the whole tensor) where strides allow, else a copy of this part."""
-        return values.reshape(self.view)[self.index].reshape(self.matrix_shape)
+        return self._cut(values.reshape(self.view)[self.index])
 
     def extract_from_slice(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """The same matrix from the slice along the first dimension that holds it (one expert of a stack)."""
-        return values[self.index[1:]].reshape(self.matrix_shape)
+        return self._cut(values[self.index[1:]])
+
+    def _cut(self, selected: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        if self.cut_from is None:
+            return selected.reshape(self.matrix_shape)
+        return selected.reshape(self.cut_from)[self.cut]
 
 
 def take_whole(shape: tuple[int, ...], role: str, note: str | None = None) -> MatrixPart:

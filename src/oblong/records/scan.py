@@ -146,6 +146,7 @@ class ScanConfig(Part):
     spectrum: str = Field(default="extremes", pattern="^(extremes|full)$")
     input_variance: float = Field(default=1.0, gt=0)
     noise_variance: float = Field(default=1.0, gt=0)
+    heads: bool = False
     measure_version: int = 1
 
 

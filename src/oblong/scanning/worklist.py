@@ -16,12 +16,16 @@ from oblong.checkpoints import (
     classify_role,
     explain_ineligible,
     find_layer,
+    split_into_heads,
     split_into_matrices,
 )
 from oblong.checkpoints.config import get_quantisation
+from oblong.checkpoints.head_views import ROLES as HEAD_ROLES
 from oblong.checkpoints.scales import SCALED_DTYPES
 from oblong.errors import SelectionError
 from oblong.records import ScanConfig, Status, Unit
+
+NO_HEADS: Final = "its heads are not settled by the configuration"
 
 # Statuses that the header decides and that no value can change.
 NOT_DECODED: Final = (Status.NOT_FLOAT, Status.EXCLUDED, Status.TIED)
@@ -78,7 +82,9 @@ def list_jobs(checkpoint: Checkpoint, config: ScanConfig) -> tuple[Job, ...]:
         SelectionError: an invalid regular expression, or filters that leave nothing.
     """
     is_wanted = compile_filter(config.include, config.exclude)
-    jobs = tuple(job for tensor in checkpoint.tensors for job in _make_jobs(checkpoint, tensor, is_wanted))
+    jobs = tuple(
+        job for tensor in checkpoint.tensors for job in _make_jobs(checkpoint, tensor, is_wanted, heads=config.heads)
+    )
     if all(job.unit.status is Status.EXCLUDED for job in jobs):
         first = checkpoint.tensors[0].name
         raise SelectionError(
@@ -108,9 +114,12 @@ def _compile(option: str, pattern: str | None) -> re.Pattern[str] | None:
         raise SelectionError(f"{option} {pattern!r} is not a valid regular expression: {error}") from error
 
 
-def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool]) -> Iterator[Job]:
+def _make_jobs(
+    checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool], *, heads: bool
+) -> Iterator[Job]:
     role = "quantisation" if tensor.companion_of else classify_role(tensor.name, len(tensor.shape))
-    for matrix in split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config):
+    matrices = split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config)
+    for matrix in _add_heads(tensor.name, matrices, checkpoint.config) if heads else matrices:
         name = tensor.name if matrix.part is None else f"{tensor.name}[{matrix.part}]"
         status = _decide_status(checkpoint, tensor, matrix) if is_wanted(name) else Status.EXCLUDED
         reason = _explain(checkpoint, tensor, matrix, status)
@@ -134,6 +143,15 @@ def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[
         yield Job(unit=unit, tensor=tensor, matrix=matrix)
 
 
+def _add_heads(name: str, matrices: Sequence[MatrixPart], config: Mapping[str, Any]) -> Iterator[MatrixPart]:
+    """Every matrix, each followed by its heads."""
+    for matrix in matrices:
+        views = split_into_heads(name, matrix, config)
+        is_unknown = matrix.role in HEAD_ROLES and not views
+        yield replace(matrix, note=_join(matrix.note, NO_HEADS)) if is_unknown else matrix
+        yield from views
+
+
 def _decide_status(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart) -> Status:
     """What the header says; OK stands for `to be measured`."""
     if not tensor.is_decodable:
@@ -153,6 +171,8 @@ def _explain(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart, sta
         return _explain_not_float(tensor, checkpoint.config)
     if status is Status.TIED:
         return f"shares its weights with {checkpoint.ties[tensor.name]}, which is measured instead"
+    if matrix.cut_from is not None:
+        return "one head of a matrix that has a row of its own"
     return explain_ineligible(matrix.role) or (None if status is Status.OK else status.explanation)
 
 
@@ -176,6 +196,10 @@ def _join_notes(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart) 
         f"dequantised from {tensor.stored_name}" if tensor.packing else None,
         f"also serves as {', '.join(copies)}" if copies else None,
     )
+    return _join(*notes)
+
+
+def _join(*notes: str | None) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from oblong import scan
 from oblong.checkpoints import MatrixPart, classify_role, split_into_matrices
+from tests.tolerances import SCAN_AGAINST_SVD
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50,
@@ -268,3 +271,16 @@ def test_where_releases_differ_the_width_tells(shape: tuple[int, ...], axis: int
     else:
         assert len(parts) == 8
         assert all(part.matrix_shape[axis - 1] == 24 for part in parts)
+
+
+def test_the_stacks_of_dbrx_are_scanned_expert_by_expert(tmp_path: Path) -> None:
+    model = build(*FUSED_QKV["dbrx"])
+    model.config.save_pretrained(tmp_path)
+    save_file({name: values.clone() for name, values in model.state_dict().items()}, tmp_path / "model.safetensors")
+    result = scan(str(tmp_path))
+    for leaf in ("w1", "v1", "w2"):
+        name = f"blocks.0.ffn.experts.mlp.{leaf}"
+        for expert, values in enumerate(model.get_parameter(name).detach().double().view(4, 24, 32)):
+            measures = result[f"{name}[expert.{expert}]"].measures
+            assert measures is not None
+            assert measures.kappa == pytest.approx(torch.linalg.cond(values).item(), rel=SCAN_AGAINST_SVD)
