@@ -73,8 +73,3 @@ def compute_step_rms(sum_of_squares: float, count: int) -> float:
         count: number of weights.
     """
     return math.sqrt(sum_of_squares / (12 * count)) if count else 0.0
-
-
-def sum_squares(values: NDArray[np.floating[Any]]) -> float:
-    """Sum of squares in float64, without a float64 copy of a large array."""
-    return float(np.einsum("i,i->", *(values.reshape(-1),) * 2, dtype=np.float64, casting="safe"))

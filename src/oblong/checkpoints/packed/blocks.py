@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oblong.checkpoints.packed.bits import compute_cell_variance, unpack_bits
-from oblong.checkpoints.packed.packing import Array, Codes, Decoded
+from oblong.checkpoints.packed.packing import Array, Bytes, Codes, Decoded
 
 # E2M1, by code. Source: OCP Microscaling Formats specification 1.0, section 5.3.3.
 FP4_VALUES: Final = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
@@ -40,10 +40,9 @@ class Bnb4Layout:
         absmax = self._decode_absmax(companions)
         table = companions["quant_map"].astype(np.float32)
         flat = np.empty(math.prod(shape), dtype=np.float32)
-        sink = BlockSink(flat=flat, table=table, block_size=self.block_size)
+        sink = BlockSink(flat=flat, table=table, block_size=self.block_size, is_upper_first=True)
         for chunk in codes.iter_units(self.block_size // 2):
-            # unpack_bits gives the lower half first.
-            sink.add(unpack_bits(chunk, 4).reshape(-1, 2)[:, ::-1].reshape(-1), absmax)
+            sink.add(chunk, absmax)
         return Decoded(values=flat.reshape(shape), rounding_rms=sink.compute_rounding_rms())
 
     def _decode_absmax(self, companions: Mapping[str, Array]) -> NDArray[np.float32]:
@@ -72,9 +71,9 @@ class Float4Layout:
         """Dequantise: value * scale, exact in float32 for MXFP4; see `Layout`."""
         scales = _decode_scales(companions).reshape(-1)
         flat = np.empty(math.prod(shape), dtype=np.float32)
-        sink = BlockSink(flat=flat, table=FP4_VALUES, block_size=self.block_size)
+        sink = BlockSink(flat=flat, table=FP4_VALUES, block_size=self.block_size, is_upper_first=False)
         for chunk in codes.iter_units(self.block_size // 2):
-            sink.add(unpack_bits(chunk, 4), scales)
+            sink.add(chunk, scales)
         stored_shape = (*shape[:-2], shape[-1], shape[-2]) if self.is_transposed else shape
         values = flat.reshape(stored_shape)
         values = values.swapaxes(-1, -2) if self.is_transposed else values
@@ -82,24 +81,33 @@ class Float4Layout:
 
 
 class BlockSink:
-    """Decodes consecutive codes into `flat`, and adds up what rounding to `table` took away."""
+    """Decodes consecutive bytes of two codes into `flat`, and adds up what rounding to `table` took away."""
 
-    def __init__(self, *, flat: NDArray[np.float32], table: NDArray[np.float32], block_size: int) -> None:
+    def __init__(
+        self, *, flat: NDArray[np.float32], table: NDArray[np.float32], block_size: int, is_upper_first: bool
+    ) -> None:
+        codes = unpack_bits(np.arange(256, dtype=np.uint8), 4).reshape(256, 2)
+        codes = codes[:, ::-1] if is_upper_first else codes
         self._flat = flat
-        self._table = table
-        self._variance = compute_cell_variance(table)
-        self._block_size = block_size
+        self._pairs = table[codes]
+        self._variances = compute_cell_variance(table)[codes].sum(axis=1)
+        self._block_bytes = block_size // 2
         self._start = 0
         self._squares = 0.0
 
-    def add(self, codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> None:
-        """Decode the next codes (c,), which begin with a block; `scales` are those of the whole tensor."""
-        stop = min(self._start + codes.size, self._flat.size)
-        codes = codes[: stop - self._start]
-        first, last = self._start // self._block_size, -(-stop // self._block_size)
-        factors = np.repeat(scales[first:last], self._block_size)[: codes.size]
-        np.multiply(self._table[codes], factors, out=self._flat[self._start : stop])
-        self._squares += float(np.dot(self._variance[codes], np.square(factors, dtype=np.float64)))
+    def add(self, stored: Bytes, scales: NDArray[np.float32]) -> None:
+        """Decode the next bytes (b,), which begin with a block; `scales` are those of the whole tensor."""
+        size = self._block_bytes
+        blocks = np.pad(stored, (0, -stored.size % size)).reshape(-1, size)
+        first = self._start // (2 * size)
+        factors = scales[first : first + len(blocks)]
+        values = self._pairs[blocks].reshape(len(blocks), 2 * size)
+        values *= factors[:, None]
+        stop = min(self._start + 2 * stored.size, self._flat.size)
+        self._flat[self._start : stop] = values.reshape(-1)[: stop - self._start]
+        variances = self._variances[blocks]
+        variances.reshape(-1)[stored.size :] = 0
+        self._squares += float(np.dot(variances.sum(axis=1), np.square(factors, dtype=np.float64)))
         self._start = stop
 
     def compute_rounding_rms(self) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.packed.bits import compute_step_rms, sum_squares, unpack_bits
+from oblong.checkpoints.packed.bits import compute_step_rms, unpack_bits
 from oblong.checkpoints.packed.packing import Array, Codes, Decoded
 
 AWQ_BITS: Final = 4
@@ -46,16 +46,16 @@ class GptqLayout:
         rows, columns = shape
         groups = find_groups(columns, len(companions["scales"]), companions.get("g_idx"))
         zeros = (unpack_bits(companions["qzeros"], self.bits) + np.uint8(self.zero_offset)) & np.uint8(self._largest)
-        grid = Grid(scales=np.ascontiguousarray(companions["scales"].T), zeros=zeros.T)
+        grid = Grid.make(companions["scales"].T, zeros.T)
         values = np.empty(shape, dtype=np.float32)
-        start, total = 0, 0.0
+        start = 0
         words = self.bits // np.gcd(self.bits, 32)  # the fewest rows of words that hold whole codes
         for chunk in codes.iter_units(int(words) * rows * 4):
             block = unpack_bits(chunk.view("<i4").reshape(-1, rows).T, self.bits)
             stop = start + block.shape[1]
-            total += grid.dequantise(block, groups[start:stop], values[:, start:stop])
+            grid.dequantise(block, groups[start:stop], values[:, start:stop])
             start = stop
-        return Decoded(values=values, rounding_rms=compute_step_rms(total, values.size))
+        return Decoded(values=values, rounding_rms=grid.compute_rounding_rms(groups))
 
     @property
     def _largest(self) -> int:
@@ -73,38 +73,49 @@ class AwqLayout:
         """Dequantise: scale * (code - zero), exact in float32; see `Layout`."""
         rows, columns = shape
         groups = find_groups(columns, len(companions["scales"]), None)
-        grid = Grid(scales=np.ascontiguousarray(companions["scales"].T), zeros=_unpack_awq(companions["qzeros"]).T)
+        grid = Grid.make(companions["scales"].T, _unpack_awq(companions["qzeros"]).T)
         values = np.empty(shape, dtype=np.float32)
-        start, total = 0, 0.0
+        start = 0
         for chunk in codes.iter_units(rows // 8 * 4):
             block = _unpack_awq(chunk.view("<i4").reshape(-1, rows // 8)).T
             stop = start + block.shape[1]
-            total += grid.dequantise(block, groups[start:stop], values[:, start:stop])
+            grid.dequantise(block, groups[start:stop], values[:, start:stop])
             start = stop
-        return Decoded(values=values, rounding_rms=compute_step_rms(total, values.size))
+        return Decoded(values=values, rounding_rms=grid.compute_rounding_rms(groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The grids of a matrix: `scales` (out, groups) float32, and `zeros` (out, groups), the codes that mean zero."""
+    """The grids of a matrix: `scales` and `zeros` (the codes that mean zero), both (out, groups) float32."""
 
     scales: NDArray[np.float32]
-    zeros: NDArray[Any]
+    zeros: NDArray[np.float32]
 
-    def dequantise(self, codes: NDArray[np.uint8], groups: NDArray[np.intp], into: NDArray[np.float32]) -> float:
-        """Write the values of some columns.
+    @classmethod
+    def make(cls, scales: NDArray[np.float32], zeros: NDArray[Any]) -> Grid:
+        """From scales and zeros, (out, groups) in any order of memory."""
+        return cls(scales=np.ascontiguousarray(scales), zeros=np.ascontiguousarray(zeros, dtype=np.float32))
+
+    def dequantise(self, codes: NDArray[Any], groups: NDArray[np.intp], into: NDArray[np.float32]) -> None:
+        """Write the values of some columns; the difference of small integers is exact in float32.
 
         Args:
             codes: (out, c).
             groups: (c,) the group of each column.
             into: (out, c), written.
-
-        Returns:
-            The sum of the squared steps of these values.
         """
-        steps = self.scales[:, groups]
-        np.multiply(codes.astype(np.int16) - self.zeros.astype(np.int16)[:, groups], steps, out=into)
-        return sum_squares(steps)
+        np.subtract(codes, np.take(self.zeros, groups, axis=1), out=into, dtype=np.float32)
+        into *= np.take(self.scales, groups, axis=1)
+
+    def cut(self, rows: slice) -> Grid:
+        """The grids of some rows."""
+        return Grid(scales=self.scales[rows], zeros=self.zeros[rows])
+
+    def compute_rounding_rms(self, groups: NDArray[np.intp]) -> float:
+        """rms(E) of all columns: the root of the mean of step^2 / 12, the steps being the scales."""
+        columns = np.bincount(groups, minlength=self.scales.shape[1])
+        squares = np.square(self.scales, dtype=np.float64).sum(axis=0)
+        return compute_step_rms(float(columns @ squares), len(groups) * len(self.scales))
 
 
 def find_groups(num_columns: int, num_groups: int, declared: Array | None) -> NDArray[np.intp]:

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.packed.bits import compute_step_rms, sum_squares, unpack_padded_words
-from oblong.checkpoints.packed.groups import find_groups
+from oblong.checkpoints.packed.bits import compute_step_rms, unpack_padded_words
+from oblong.checkpoints.packed.groups import Grid, find_groups
 from oblong.checkpoints.packed.packing import Array, Codes, Decoded
 
 # As bitsandbytes multiplies, to the bit: 1 / 127 in decimal.
@@ -35,7 +35,7 @@ class BnbInt8Layout:
             stop = start + len(block)
             np.multiply(block * maxima[start:stop], INVERSE_OF_127, out=values[start:stop])
             start = stop
-        squares = sum_squares(maxima * INVERSE_OF_127) * columns
+        squares = float(np.square(maxima * INVERSE_OF_127, dtype=np.float64).sum()) * columns
         return Decoded(values=values, rounding_rms=compute_step_rms(squares, values.size))
 
 
@@ -56,18 +56,16 @@ class RowGroupsLayout:
         """Dequantise: (code - zero point) * scale, exact in float32 for 16-bit scales; see `Layout`."""
         rows, columns = shape
         scales = _expand(companions["scales"], rows)
-        zeros = self._decode_zeros(companions, rows, scales.shape)
+        grid = Grid.make(scales, self._decode_zeros(companions, rows, scales.shape))
         groups = find_groups(columns, scales.shape[1], companions.get("g_idx"))
         values = np.empty(shape, dtype=np.float32)
-        start, squares = 0, 0.0
+        start = 0
         for chunk in codes.iter_units(self._count_row_bytes(columns)):
             block = self._unpack(chunk, columns)
             stop = start + len(block)
-            steps = scales[start:stop, groups]
-            np.multiply(block - zeros[start:stop, groups], steps, out=values[start:stop])
-            squares += sum_squares(steps)
+            grid.cut(slice(start, stop)).dequantise(block, groups, values[start:stop])
             start = stop
-        return Decoded(values=values, rounding_rms=compute_step_rms(squares, values.size))
+        return Decoded(values=values, rounding_rms=grid.compute_rounding_rms(groups))
 
     def _count_row_bytes(self, columns: int) -> int:
         return 4 * -(-columns // (32 // self.bits)) if self.is_packed else columns
