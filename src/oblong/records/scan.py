@@ -90,6 +90,10 @@ class Measures(Part):
     method: str = Field(description="gram, or svd where the Gram route could not be trusted")
 
 
+HEAD_ROLES: Final = frozenset({"q_head", "k_head", "v_head", "o_head"})
+"""Roles of units that show one head of a matrix which has a unit of its own: the same weights a second time."""
+
+
 class Unit(Part):
     """One row: a tensor, or a named part of one (a fused q, an expert)."""
 

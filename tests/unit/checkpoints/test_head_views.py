@@ -8,7 +8,8 @@ import pytest
 
 from oblong import scan
 from oblong.checkpoints import classify_role, split_into_heads, split_into_matrices
-from oblong.records import Status
+from oblong.planning import plan
+from oblong.records import HEAD_ROLES, Status
 from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, write_model
 from tests.tolerances import SCAN_AGAINST_SVD
 
@@ -93,6 +94,10 @@ def test_a_scan_measures_them_beside_the_matrix_and_no_plan_chooses_them(tmp_pat
     assert unit.role == "o_head"
     assert (unit.tensor, unit.digest) == (name, result[name].digest)
     assert {u.role for u in result.eligible} == {u.role for u in plain.eligible}
+    assert {u.role for u in result} - {u.role for u in plain} == HEAD_ROLES
+    for include_ineligible in (False, True):
+        plans = [plan(s, budget="3", include_ineligible=include_ineligible) for s in (result, plain)]
+        assert [t.model_dump() for t in plans[0].tensors] == [t.model_dump() for t in plans[1].tensors]
     assert sum(1 for u in result if u.role == "q_head") == 2 * LLAMA_CONFIG["num_attention_heads"]
 
 
