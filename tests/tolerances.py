@@ -24,3 +24,7 @@ NULL_MEDIAN = 0.03
 NOISE_FLOOR_FLOAT = 0.05  # the floor is a statistical estimate
 NOISE_FLOOR_BLOCKS = 0.35
 LOG_SLOPE = 1e-3  # absolute, nats per unit
+
+# checkpoints: sums of squares of float32 numbers, in float64
+ROUNDING_OF_A_PRODUCT = 1e-6
+NF4_ROUNDING = 0.1  # weights are taken as uniform between the midpoints, and block maxima are exact

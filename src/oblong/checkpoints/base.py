@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from oblong.checkpoints.dtypes import FORMATS, decode
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
 from oblong.errors import CorruptCheckpointError
 from oblong.records import CheckpointFile, CheckpointInfo
+
+if TYPE_CHECKING:
+    from oblong.checkpoints.packed.packing import Packing
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
@@ -32,6 +35,8 @@ class TensorInfo:
     `dtype` is a key of `oblong.checkpoints.dtypes.FORMATS`, or another name for a format that is not decoded.
     `interleaved_heads` is the number of attention heads whose rotary halves llama.cpp stored interleaved, 0 if none.
     `slice_index` is set on a slice of the tensor along its first dimension (see `slice`).
+    `packing` is set on a logical tensor that a quantiser stored as several: the place is then that of its codes.
+    `companion_of` is set on the others of the several: the logical tensor's name.
     """
 
     name: str
@@ -44,6 +49,8 @@ class TensorInfo:
     interleaved_heads: int = 0
     slice_index: int | None = None
     note: str | None = None
+    packing: Packing | None = field(default=None, compare=False)
+    companion_of: str | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -54,21 +61,31 @@ class TensorInfo:
         """One slice along the first dimension, such as one expert of a stack; it can be read like a tensor."""
         num_bytes = self.num_bytes // self.shape[0]
         return replace(
-            self, shape=self.shape[1:], offset=self.offset + index * num_bytes, num_bytes=num_bytes, slice_index=index
+            self,
+            shape=self.shape[1:],
+            offset=self.offset + index * num_bytes,
+            num_bytes=num_bytes,
+            slice_index=index,
+            packing=self.packing and self.packing.slice(index),
         )
 
     @property
     def is_decodable(self) -> bool:
         """Whether the storage format holds floating-point weights that can be read."""
-        return self.dtype in FORMATS
+        return self.packing is not None or self.dtype in FORMATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """One tensor that was read: `values` (tensor's shape, float32, or float64 for F64; None if not float)."""
+    """One tensor that was read: `values` (tensor's shape, float32, or float64 for F64; None if not float).
+
+    `rounding_rms` is the rms of what rounding took away, in the unit of the values, where the scales of a quantised
+    tensor tell; None where it follows from the dtype.
+    """
 
     values: Floats | None
     digest: str
+    rounding_rms: float | None = None
 
 
 class TensorSource(Protocol):
@@ -147,6 +164,10 @@ class Checkpoint:
             CorruptCheckpointError: the file ends early or cannot be read.
         """
         hasher = hashlib.sha256()
+        if tensor.packing is not None:
+            decoded = tensor.packing.decode(self._make_tee(hasher), tensor.shape)
+            digest = f"sha256:{hasher.hexdigest()}"
+            return StoredTensor(values=decoded.values, digest=digest, rounding_rms=decoded.rounding_rms)
         chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
         values = _decode_chunks(tensor, chunks) if tensor.is_decodable else None
         if values is None:
@@ -154,6 +175,7 @@ class Checkpoint:
                 pass
         else:
             values = self._finish(tensor, values)
+            self._hash_scale(tensor, hasher)
         return StoredTensor(values=values, digest=f"sha256:{hasher.hexdigest()}")
 
     def read(self, tensor: TensorInfo) -> Floats | None:
@@ -161,10 +183,16 @@ class Checkpoint:
         return self.load(tensor).values
 
     def digest(self, tensor: TensorInfo) -> str:
-        """SHA-256 of the stored bytes, `sha256:...`, without decoding them."""
+        """SHA-256 of the stored bytes, `sha256:...`, without decoding them.
+
+        A quantised tensor's are its companions', in the order of its packing, and then its codes; those of an 8-bit
+        floating-point tensor are followed by its scales.
+        """
         hasher = hashlib.sha256()
-        for chunk in self._chunks(tensor):
+        iter_chunks = self.source.iter_chunks
+        for chunk in tensor.packing.iter_bytes(iter_chunks) if tensor.packing else self._chunks(tensor):
             hasher.update(chunk.data)
+        self._hash_scale(tensor, hasher)
         return f"sha256:{hasher.hexdigest()}"
 
     def find_scale(self, tensor: TensorInfo) -> TensorInfo | None:
@@ -174,6 +202,18 @@ class Checkpoint:
     @cached_property
     def _by_name(self) -> Mapping[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
+
+    def _hash_scale(self, tensor: TensorInfo, hasher: hashlib._Hash) -> None:
+        # The same codes with other scales are other weights.
+        if (scale := self.find_scale(tensor)) is not None:
+            for chunk in self.source.iter_chunks(scale, CHUNK_BYTES):
+                hasher.update(chunk.data)
+
+    def _make_tee(self, hasher: hashlib._Hash) -> Callable[[TensorInfo, int], Iterator[Bytes]]:
+        """Chunks of stored tensors, each hashed as it passes."""
+        return lambda tensor, chunk_bytes: _tee(
+            self.source.iter_chunks(tensor, chunk_bytes), lambda chunk: hasher.update(chunk.data)
+        )
 
     def _chunks(self, tensor: TensorInfo) -> Iterator[Bytes]:
         block_bytes = FORMATS[tensor.dtype].block_bytes if tensor.is_decodable else 1
@@ -196,7 +236,7 @@ def describe(source: TensorSource) -> CheckpointInfo:
         files=tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files),
         layout_digest=compute_layout_digest(source.tensors),
         num_tensors=len(source.tensors),
-        num_parameters=sum(tensor.num_parameters for tensor in source.tensors),
+        num_parameters=sum(t.num_parameters for t in source.tensors if t.companion_of is None),
         architecture=architectures[0],
     )
 

@@ -50,6 +50,12 @@ def get_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, dict) else config
 
 
+def get_quantisation(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`quantization_config`, empty when there is none."""
+    declared = config.get("quantization_config")
+    return declared if isinstance(declared, dict) else {}
+
+
 def get_count(config: Mapping[str, Any], *names: str) -> int | None:
     """The first of the named entries that is a positive whole number, from the language model's part."""
     text = get_text_config(config)

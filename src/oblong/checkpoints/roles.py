@@ -12,7 +12,9 @@ from typing import Final
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)(?:\.|$)")
 _BIAS: Final = re.compile(r"(?:^|[._])bias$")
-_NORM: Final = re.compile(r"(?:^|[._])(?:norm\d*|ln_?\w*|\w*layer_?norm\w*|\w*_norm|norm_\w+)$", re.IGNORECASE)
+_NORM: Final = re.compile(
+    r"(?:^|[._])(?:norm\d*|ln_?\w*|\w*layer_?norm\w*|\w*_norm|norm_\w+|normalization)$", re.IGNORECASE
+)
 _CONV: Final = re.compile(r"(?:^|_)conv\w*$", re.IGNORECASE)
 
 # Tables that a module registers beside its parameters: they never train and must never look like weights.
@@ -48,14 +50,26 @@ _LEAVES: Final[Mapping[str, tuple[str, ...]]] = {
         "wi",
         "wi_1",
         "lin1",
+        "intermediate_dense",
     ),
-    "down": ("down_proj", "w2", "fc2", "dense_4h_to_h", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "lin2"),
+    "down": (
+        "down_proj",
+        "w2",
+        "fc2",
+        "dense_4h_to_h",
+        "ffn_down",
+        "ffn_down_exps",
+        "ffn_down_shexp",
+        "lin2",
+        "output_dense",
+    ),
     "qkv": ("qkv_proj", "qkv", "c_attn", "query_key_value", "Wqkv", "in_proj_weight", "attn_qkv", "wqkv"),
     "gate_up": ("gate_up_proj", "Wi", "input_linear"),
     "embedding": (
         *("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "position_embeddings", "token_type_embeddings"),
         *("embed_positions", "tok_embeddings", "tok_embd", "token_embd", "position_embd", "token_types", "shared"),
         *("embed_tokens_per_layer", "relative_attention_bias", "embedding", "position_embedding"),
+        *("cls_token", "mask_token", "distillation_token", "register_tokens", "pos_embed", "masked_spec_embed"),
     ),
     "lm_head": ("lm_head", "embed_out", "proj_out"),
     "router": ("router", "shared_expert_gate", "ffn_gate_inp", "ffn_gate_inp_shexp", "router_layer"),

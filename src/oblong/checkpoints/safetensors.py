@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from oblong.checkpoints.base import Bytes, TensorInfo, iter_file_chunks
 from oblong.checkpoints.config import read_config, read_json_object
+from oblong.checkpoints.packed.grouping import group_packed
 from oblong.errors import CorruptCheckpointError
 
 SUFFIX: Final = ".safetensors"
@@ -58,7 +59,9 @@ class SafetensorsReader:
         _refuse_duplicates(tensors)
         if weight_map is not None:
             _check_weight_map(index, weight_map, tensors)
-        return SafetensorsSource(files=files, tensors=tensors, config=read_config(path))
+        config = read_config(path)
+        tensors = group_packed(tensors, config, iter_file_chunks)
+        return SafetensorsSource(files=files, tensors=tensors, config=config)
 
 
 def read_header(path: Path) -> list[TensorInfo]:

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from oblong.checkpoints.config import get_quantisation
+
 # DeepSeek-V3 writes weight_scale_inv and multiplies with it, whatever the name says; compressed-tensors, weight_scale.
 SCALE_SUFFIXES: Final = ("_scale_inv", "_scale")
 SCALED_DTYPES: Final = ("F8_E4M3", "F8_E5M2")
@@ -49,7 +51,7 @@ def apply_scale(values: NDArray[np.floating[Any]], scale: NDArray[np.floating[An
 
 
 def _choose_block(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, int]:
-    declared = (config.get("quantization_config") or {}).get("weight_block_size") or (USUAL_BLOCK, USUAL_BLOCK)
+    declared = get_quantisation(config).get("weight_block_size") or (USUAL_BLOCK, USUAL_BLOCK)
     rows, columns = (
         int(block) if -(-size // int(block)) == count else -(-size // count)
         for size, count, block in zip(shape, scale, declared, strict=True)

@@ -41,6 +41,7 @@ def scan(
         Spectrum,
         typer.Option(help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%."),
     ] = "extremes",
+    heads: Annotated[bool, typer.Option("--heads", help="Also measure every head of q, k, v and o.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
@@ -70,6 +71,7 @@ def scan(
                 force=force,
                 on_progress=bar.update,
                 num_threads=threads,
+                heads=heads,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")

@@ -17,7 +17,7 @@ from typing import Final
 
 from oblong.errors import SelectionError
 from oblong.planning.criteria import find_criterion
-from oblong.records import Measures, Rule, Scan, Status, Unit
+from oblong.records import HEAD_ROLES, Measures, Rule, Scan, Status, Unit
 
 # Nothing sensible can train here, whatever the rule says: no storage of its own, no weights, or not to be touched.
 UNTRAINABLE: Final = frozenset({Status.TIED, Status.EMPTY, Status.NOT_FLOAT, Status.NON_FINITE, Status.EXCLUDED})
@@ -155,7 +155,8 @@ def _gather_tensors(scan: Scan) -> list[Tensor]:
     """Whole tensors in name order, so that nothing later depends on the order of the Scan."""
     groups: dict[str, list[Unit]] = {}
     for unit in scan:
-        groups.setdefault(unit.tensor, []).append(unit)
+        if unit.role not in HEAD_ROLES:
+            groups.setdefault(unit.tensor, []).append(unit)
     return [
         Tensor(name, tuple(sorted(units, key=lambda unit: unit.part or ""))) for name, units in sorted(groups.items())
     ]

@@ -6,6 +6,7 @@ from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluat
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
 from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
 from oblong.records.scan import (
+    HEAD_ROLES,
     CheckpointFile,
     CheckpointInfo,
     Measures,
@@ -17,6 +18,7 @@ from oblong.records.scan import (
 )
 
 __all__ = [
+    "HEAD_ROLES",
     "ArmRun",
     "Budget",
     "Change",

@@ -90,6 +90,10 @@ class Measures(Part):
     method: str = Field(description="gram, or svd where the Gram route could not be trusted")
 
 
+HEAD_ROLES: Final = frozenset({"q_head", "k_head", "v_head", "o_head"})
+"""Roles of units that show one head of a matrix which has a unit of its own: the same weights a second time."""
+
+
 class Unit(Part):
     """One row: a tensor, or a named part of one (a fused q, an expert)."""
 
@@ -146,6 +150,7 @@ class ScanConfig(Part):
     spectrum: str = Field(default="extremes", pattern="^(extremes|full)$")
     input_variance: float = Field(default=1.0, gt=0)
     noise_variance: float = Field(default=1.0, gt=0)
+    heads: bool = False
     measure_version: int = 1
 
 

@@ -32,6 +32,7 @@ def scan(
     force: bool = False,
     on_progress: ProgressCallback | None = None,
     num_threads: int | None = None,
+    heads: bool = False,
 ) -> Scan:
     """Measure every tensor of a checkpoint.
 
@@ -47,6 +48,7 @@ def scan(
         force: whether to replace a finished `output`, once the new one is whole.
         on_progress: called in this thread as units are finished.
         num_threads: threads on the CPU; every core that this process may use if None.
+        heads: whether to measure every head of q, k, v and o as well, in rows of their own that no Plan chooses.
 
     Returns:
         The Scan, in checkpoint order.
@@ -63,7 +65,7 @@ def scan(
         raise OutputExistsError(output)
     compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads)
     checkpoint = open_checkpoint(locate_model(model))
-    config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum)
+    config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
     jobs = list_jobs(checkpoint, config)
     header = ScanHeader(model=model, checkpoint=checkpoint.info, config=config, provenance=Provenance.here())
     with open_partial(output, header) if output else nullcontext() as partial:

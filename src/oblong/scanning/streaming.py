@@ -24,11 +24,15 @@ BUDGET_BYTES: Final = 2 * WINDOW_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedJob:
-    """A job with its matrix (matrix_shape, float32 or float64; None where no values are needed) and its digest."""
+    """A job with its matrix (matrix_shape, float32 or float64; None where no values are needed) and its digest.
+
+    `rounding_rms`: see `StoredTensor`.
+    """
 
     job: Job
     values: NDArray[np.floating[Any]] | None
     digest: str | None
+    rounding_rms: float | None = None
 
 
 LoadedBatch = tuple[LoadedJob, ...]
@@ -116,20 +120,21 @@ class TensorLoader:
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
-        values, digest = self._read(load)
+        values, digest, rounding_rms = self._read(load)
         for job in load.jobs:
             matrix = None if values is None or not job.needs_values else _extract(job, load, values)
             is_read = job.unit.status is not Status.EXCLUDED
-            yield LoadedJob(job=job, values=matrix, digest=digest if is_read else None)
+            yield LoadedJob(job=job, values=matrix, digest=digest if is_read else None, rounding_rms=rounding_rms)
 
-    def _read(self, load: Load) -> tuple[NDArray[np.floating[Any]] | None, str | None]:
+    def _read(self, load: Load) -> tuple[NDArray[np.floating[Any]] | None, str | None, float | None]:
         if all(job.unit.status is Status.EXCLUDED for job in load.jobs):
-            return None, None
+            return None, None, None
         is_slice = load.tensor.slice_index is not None
         if not any(job.needs_values for job in load.jobs):
-            return None, self._digest_whole(load.jobs[0].tensor)
+            return None, self._digest_whole(load.jobs[0].tensor), None
         stored = self._checkpoint.load(load.tensor)
-        return stored.values, self._digest_whole(load.jobs[0].tensor) if is_slice else stored.digest
+        digest = self._digest_whole(load.jobs[0].tensor) if is_slice else stored.digest
+        return stored.values, digest, stored.rounding_rms
 
     def _digest_whole(self, tensor: TensorInfo) -> str:
         name, digest = self._stack_digest

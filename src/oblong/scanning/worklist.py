@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -16,10 +16,16 @@ from oblong.checkpoints import (
     classify_role,
     explain_ineligible,
     find_layer,
+    split_into_heads,
     split_into_matrices,
 )
+from oblong.checkpoints.config import get_quantisation
+from oblong.checkpoints.head_views import ROLES as HEAD_ROLES
+from oblong.checkpoints.scales import SCALED_DTYPES
 from oblong.errors import SelectionError
 from oblong.records import ScanConfig, Status, Unit
+
+NO_HEADS: Final = "its heads are not settled by the configuration"
 
 # Statuses that the header decides and that no value can change.
 NOT_DECODED: Final = (Status.NOT_FLOAT, Status.EXCLUDED, Status.TIED)
@@ -76,7 +82,9 @@ def list_jobs(checkpoint: Checkpoint, config: ScanConfig) -> tuple[Job, ...]:
         SelectionError: an invalid regular expression, or filters that leave nothing.
     """
     is_wanted = compile_filter(config.include, config.exclude)
-    jobs = tuple(job for tensor in checkpoint.tensors for job in _make_jobs(checkpoint, tensor, is_wanted))
+    jobs = tuple(
+        job for tensor in checkpoint.tensors for job in _make_jobs(checkpoint, tensor, is_wanted, heads=config.heads)
+    )
     if all(job.unit.status is Status.EXCLUDED for job in jobs):
         first = checkpoint.tensors[0].name
         raise SelectionError(
@@ -106,9 +114,12 @@ def _compile(option: str, pattern: str | None) -> re.Pattern[str] | None:
         raise SelectionError(f"{option} {pattern!r} is not a valid regular expression: {error}") from error
 
 
-def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool]) -> Iterator[Job]:
-    role = classify_role(tensor.name, len(tensor.shape))
-    for matrix in split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config):
+def _make_jobs(
+    checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool], *, heads: bool
+) -> Iterator[Job]:
+    role = "quantisation" if tensor.companion_of else classify_role(tensor.name, len(tensor.shape))
+    matrices = split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config)
+    for matrix in _add_heads(tensor.name, matrices, checkpoint.config) if heads else matrices:
         name = tensor.name if matrix.part is None else f"{tensor.name}[{matrix.part}]"
         status = _decide_status(checkpoint, tensor, matrix) if is_wanted(name) else Status.EXCLUDED
         reason = _explain(checkpoint, tensor, matrix, status)
@@ -132,6 +143,15 @@ def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[
         yield Job(unit=unit, tensor=tensor, matrix=matrix)
 
 
+def _add_heads(name: str, matrices: Sequence[MatrixPart], config: Mapping[str, Any]) -> Iterator[MatrixPart]:
+    """Every matrix, each followed by its heads."""
+    for matrix in matrices:
+        views = split_into_heads(name, matrix, config)
+        is_unknown = matrix.role in HEAD_ROLES and not views
+        yield replace(matrix, note=_join(matrix.note, NO_HEADS)) if is_unknown else matrix
+        yield from views
+
+
 def _decide_status(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart) -> Status:
     """What the header says; OK stands for `to be measured`."""
     if not tensor.is_decodable:
@@ -145,15 +165,19 @@ def _decide_status(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPar
 
 def _explain(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart, status: Status) -> str | None:
     """Why a unit is not eligible; None when it is."""
+    if tensor.companion_of is not None:
+        return f"part of the quantised {tensor.companion_of}, which is measured instead"
     if status is Status.NOT_FLOAT:
         return _explain_not_float(tensor, checkpoint.config)
     if status is Status.TIED:
         return f"shares its weights with {checkpoint.ties[tensor.name]}, which is measured instead"
+    if matrix.cut_from is not None:
+        return "one head of a matrix that has a row of its own"
     return explain_ineligible(matrix.role) or (None if status is Status.OK else status.explanation)
 
 
 def _explain_not_float(tensor: TensorInfo, config: Mapping[str, Any]) -> str:
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    method = get_quantisation(config).get("quant_method")
     if method:
         return (
             f"{tensor.dtype} data packed by {method}: scan the original model, whose plan also applies to this one "
@@ -169,8 +193,13 @@ def _join_notes(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart) 
         tensor.note,
         matrix.note,
         f"multiplied by its scales in {scale.name}" if scale else None,
+        f"dequantised from {tensor.stored_name}" if tensor.packing else None,
         f"also serves as {', '.join(copies)}" if copies else None,
     )
+    return _join(*notes)
+
+
+def _join(*notes: str | None) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 
@@ -181,13 +210,17 @@ def list_loads(jobs: Iterable[Job]) -> tuple[Load, ...]:
         members = tuple(group)
         expert = _load_key(members[0])[1]
         tensor = members[0].tensor
-        loads.append(Load(tensor=tensor if expert is None else tensor.slice(expert), jobs=members))
+        if expert is not None:
+            tensor = replace(tensor, shape=members[0].matrix.view).slice(expert)
+        loads.append(Load(tensor=tensor, jobs=members))
     return tuple(loads)
 
 
 def _load_key(job: Job) -> tuple[str, int | None]:
     first = job.matrix.index[0] if job.matrix.index else None
-    return job.tensor.name, first if isinstance(first, int) else None
+    # Scales and companions have no part for an expert of a stack that is stored flat: then all are read at once.
+    is_sliceable = job.matrix.view == job.tensor.shape or not (job.tensor.packing or job.tensor.dtype in SCALED_DTYPES)
+    return job.tensor.name, first if isinstance(first, int) and is_sliceable else None
 
 
 def list_batches(loads: Sequence[Load], window_bytes: int) -> tuple[Batch, ...]:

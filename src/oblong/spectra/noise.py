@@ -80,7 +80,7 @@ CODEBOOK_LOSS: Final = 1.2
 """rms(E) / rms(W) is at least 2^-bits for Gaussian weights (rate distortion); real codebooks lose about this factor."""
 
 
-def compute_noise_floor(spectrum: Spectrum, storage: str) -> float:
+def compute_noise_floor(spectrum: Spectrum, storage: str, *, rounding_rms: float | None = None) -> float:
     """Spectral norm of the rounding error of a stored matrix: rms(E) (sqrt m + sqrt n).
 
     A rounding error is uniform within a step d and has the variance d^2 / 12.
@@ -88,6 +88,7 @@ def compute_noise_floor(spectrum: Spectrum, storage: str) -> float:
     Args:
         spectrum: A measured spectrum of the stored matrix.
         storage: Storage format: a safetensors dtype (BF16), a GGUF type (Q4_K) or NF4, MXFP4.
+        rounding_rms: rms(E), in the unit of the matrix, where the quantiser's scales tell it; `storage` is not asked.
 
     Returns:
         The floor, in the unit of the matrix.
@@ -99,8 +100,9 @@ def compute_noise_floor(spectrum: Spectrum, storage: str) -> float:
     if spectrum.frobenius_norm is None:
         raise ValueError(f"a spectrum whose outcome is {spectrum.outcome!r} has no noise floor")
     m, n = spectrum.shape
-    rms = spectrum.frobenius_norm / math.sqrt(m * n)
-    return rms * compute_relative_rounding(storage) * (math.sqrt(m) + math.sqrt(n))
+    if rounding_rms is None:
+        rounding_rms = spectrum.frobenius_norm / math.sqrt(m * n) * compute_relative_rounding(storage)
+    return rounding_rms * (math.sqrt(m) + math.sqrt(n))
 
 
 def compute_relative_rounding(storage: str) -> float:

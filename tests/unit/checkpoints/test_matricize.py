@@ -134,3 +134,18 @@ def test_parts_hold_every_element_exactly_once(name: str, shape: tuple[int, ...]
     parts = split(name, values, config)
     elements = np.sort(np.concatenate([matrix.ravel() for matrix in parts.values()]))
     np.testing.assert_array_equal(elements, values.ravel())
+
+
+@pytest.mark.parametrize("leaf", ["parametrizations.weight.original1", "weight_v"])
+def test_the_direction_of_a_normalised_weight_says_so(leaf: str) -> None:
+    name = f"encoder.pos_conv_embed.conv.{leaf}"
+    (part,) = split_into_matrices(name, (32, 16, 4), classify_role(name, 3), {})
+    assert part.matrix_shape == (32, 64)
+    assert part.note is not None
+    assert "its kappa is not the weight's" in part.note
+
+
+def test_modernbert_gates_its_mlp() -> None:
+    values = numbered(10, 4)
+    parts = split("layers.0.mlp.Wi.weight", values, {"model_type": "modernbert"})
+    np.testing.assert_array_equal(parts["gate"], values[:5])

@@ -158,3 +158,19 @@ def test_only_projections_and_convolutions_may_be_chosen() -> None:
     roles = {role for family in NAMES.values() for role in family.values()}
     eligible = {role for role in roles if explain_ineligible(role) is None}
     assert eligible == {"q", "k", "v", "o", "gate", "up", "down", "qkv", "gate_up", "conv", "other"}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_dimensions", "role"),
+    [
+        ("encoder.stages.0.layers.0.layer.1.normalization.weight", 1, "norm"),
+        ("encoder.stages.0.layers.0.layer.1.convolution.weight", 4, "conv"),
+        ("encoder.layers.0.feed_forward.intermediate_dense.weight", 2, "up"),
+        ("encoder.layers.0.feed_forward.output_dense.weight", 2, "down"),
+        ("embeddings.cls_token", 3, "embedding"),
+        ("embeddings.patch_embeddings.projection.weight", 4, "conv"),
+        ("layers.0.mlp.experts.gate_up_proj_bias", 2, "bias"),
+    ],
+)
+def test_encoders_of_images_and_speech(name: str, num_dimensions: int, role: str) -> None:
+    assert classify_role(name, num_dimensions) == role

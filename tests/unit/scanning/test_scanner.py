@@ -135,10 +135,10 @@ def test_a_scan_with_bad_numbers_is_strict_json(special: Scan, tmp_path: Path) -
     assert Scan.read(tmp_path / "s.jsonl").digest() == special.digest()
 
 
-def test_packed_weights_name_their_quantiser(tmp_path: Path) -> None:
-    tensors = {"model.layers.0.mlp.up_proj.qweight": np.zeros((4, 4), dtype=np.int32)}
-    result = scan_tensors(tmp_path, tensors, config={"quantization_config": {"quant_method": "gptq"}})
-    assert "gptq" in str(result.units[0].reason)
+def test_weights_of_an_unknown_quantiser_name_it(tmp_path: Path) -> None:
+    tensors = {"model.layers.0.mlp.up_proj.codes": np.zeros((4, 4), dtype=np.int32)}
+    result = scan_tensors(tmp_path, tensors, config={"quantization_config": {"quant_method": "aqlm"}})
+    assert "aqlm" in str(result.units[0].reason)
     assert "scan the original" in str(result.units[0].reason)
 
 

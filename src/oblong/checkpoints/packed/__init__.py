@@ -1,0 +1,1 @@
+"""Weights that a quantiser stored as several tensors: found, checked and decoded as one."""
