@@ -31,7 +31,8 @@ class TensorInfo:
 
     `dtype` is a key of `oblong.checkpoints.dtypes.FORMATS`, or another name for a format that is not decoded.
     `interleaved_heads` is the number of attention heads whose rotary halves llama.cpp stored interleaved, 0 if none.
-    `slice_index` is set on a slice of the tensor along its first dimension (see `slice`).
+    `slice_index` is set on a slice of the tensor along its first dimension (see `slice`). `role` is set where the
+    source knows more than the name says (a live module knows its class); None leaves it to `classify_role`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TensorInfo:
     interleaved_heads: int = 0
     slice_index: int | None = None
     note: str | None = None
+    role: str | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -76,7 +78,7 @@ class TensorSource(Protocol):
 
     @property
     def format(self) -> str:
-        """safetensors, gguf or pickle."""
+        """safetensors, gguf, pickle or module."""
         ...
 
     @property
@@ -120,13 +122,15 @@ class Checkpoint:
     """An opened checkpoint: what it holds, and a way to read one tensor at a time.
 
     `config` is the model's `config.json` (for GGUF: its counterpart from the file's metadata), `ties` maps the name of
-    a tensor that counts as a copy to the name of the tensor that it copies.
+    a tensor that counts as a copy to the name of the tensor that it copies. `is_pinned` says that the model's name
+    fixes every byte (it names a commit): an interrupted scan may go on without reading again what was done.
     """
 
     path: Path
     info: CheckpointInfo
     source: TensorSource
     ties: Mapping[str, str] = field(default_factory=dict)
+    is_pinned: bool = False
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -188,12 +192,14 @@ class Checkpoint:
         return values
 
 
-def describe(source: TensorSource) -> CheckpointInfo:
-    """The record of what an opened checkpoint holds."""
+def describe(source: TensorSource, files: tuple[CheckpointFile, ...] | None = None) -> CheckpointInfo:
+    """The record of what an opened checkpoint holds; `files` are given where they are not on this disk."""
+    if files is None:
+        files = tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files)
     architectures = source.config.get("architectures") or [source.config.get("model_type")]
     return CheckpointInfo(
         format=source.format,
-        files=tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files),
+        files=files,
         layout_digest=compute_layout_digest(source.tensors),
         num_tensors=len(source.tensors),
         num_parameters=sum(tensor.num_parameters for tensor in source.tensors),

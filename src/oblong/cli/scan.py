@@ -42,6 +42,10 @@ def scan(
         typer.Option(help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%."),
     ] = "extremes",
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Fetch a Hub model shard by shard, two on the disk at most, and delete them."),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
@@ -70,6 +74,7 @@ def scan(
                 force=force,
                 on_progress=bar.update,
                 num_threads=threads,
+                stream=stream,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")

@@ -107,7 +107,7 @@ def _compile(option: str, pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _make_jobs(checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool]) -> Iterator[Job]:
-    role = classify_role(tensor.name, len(tensor.shape))
+    role = tensor.role or classify_role(tensor.name, len(tensor.shape))
     for matrix in split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config):
         name = tensor.name if matrix.part is None else f"{tensor.name}[{matrix.part}]"
         status = _decide_status(checkpoint, tensor, matrix) if is_wanted(name) else Status.EXCLUDED
