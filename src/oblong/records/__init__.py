@@ -15,6 +15,7 @@ from oblong.records.scan import (
     Status,
     Unit,
 )
+from oblong.records.units import Units
 
 __all__ = [
     "ArmRun",
@@ -47,4 +48,5 @@ __all__ = [
     "Totals",
     "TrainingPoint",
     "Unit",
+    "Units",
 ]
