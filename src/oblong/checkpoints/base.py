@@ -101,6 +101,16 @@ class TensorSource(Protocol):
         ...
 
 
+class Remote(Protocol):
+    """Where files that are not on this disk come from, as they are needed. A commit fixes every byte of them."""
+
+    on_fetch: Callable[[str], None]
+
+    def stop(self) -> None:
+        """Make every read that waits for the network give up; `on_fetch` is called with each file's name before it."""
+        ...
+
+
 class Reader(Protocol):
     """A checkpoint format."""
 
@@ -122,15 +132,15 @@ class Checkpoint:
     """An opened checkpoint: what it holds, and a way to read one tensor at a time.
 
     `config` is the model's `config.json` (for GGUF: its counterpart from the file's metadata), `ties` maps the name of
-    a tensor that counts as a copy to the name of the tensor that it copies. `is_pinned` says that the model's name
-    fixes every byte (it names a commit): an interrupted scan may go on without reading again what was done.
+    a tensor that counts as a copy to the name of the tensor that it copies. `remote` is set where the files come over
+    the network: an interrupted scan then goes on without reading again what was done.
     """
 
     path: Path
     info: CheckpointInfo
     source: TensorSource
     ties: Mapping[str, str] = field(default_factory=dict)
-    is_pinned: bool = False
+    remote: Remote | None = None
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:

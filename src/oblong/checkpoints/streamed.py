@@ -15,8 +15,9 @@ import math
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 MAX_SHARDS_ON_DISK: Final = 2
 COMMIT_LENGTH: Final = 12
+SECONDS_BETWEEN_CHECKS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,12 @@ class ShardStore:
         # An earlier, interrupted run may have left some; the order is that of use, longest ago first.
         self._ours = OrderedDict((name, folder / name) for name in sorted(announced) if (folder / name).is_file())
         self._checked: dict[str, tuple[Path, int]] = {}
+        self._stopped = threading.Event()
+        self.on_fetch: Callable[[str], None] = lambda name: None
+
+    def stop(self) -> None:
+        """See `Remote`."""
+        self._stopped.set()
 
     def locate(self, tensor: TensorInfo) -> TensorInfo:
         """The tensor as it lies in its shard on this disk, which is fetched where it is missing.
@@ -96,18 +104,41 @@ class ShardStore:
         for shard in others[: max(len(others) - num_kept, 0)]:
             self._ours.pop(shard).unlink(missing_ok=True)
             self._checked.pop(shard, None)
-        path = _download(self._model, name, self._folder)
+        if name not in self._ours:
+            self.on_fetch(name)
+        path = self._download(name)
         self._ours[name] = path
         return path
+
+    def _download(self, name: str) -> Path:
+        """Download in a thread of its own, so that an interrupted scan need not wait for gigabytes."""
+        result: Future[Path] = Future()
+
+        def work() -> None:
+            try:
+                result.set_result(_download(self._model, name, self._folder))
+            except DownloadError as error:
+                result.set_exception(error)
+
+        threading.Thread(target=work, name=_name_thread(self._folder), daemon=True).start()
+        while not self._stopped.is_set():
+            with suppress(TimeoutError):
+                return result.result(timeout=SECONDS_BETWEEN_CHECKS)
+        raise DownloadError(f"stopped while {name} of {self._model.repo} was being fetched")
 
     def _check(self, name: str, path: Path) -> tuple[Path, int]:
         """The shard's path and where its data begin (bytes), if its header is the one that the Hub announced."""
         stored, announced = read_header(path), self._announced[name]
         data_start = min((tensor.offset for tensor in stored), default=0)
-        moved = [replace(tensor, file=path, offset=data_start + tensor.offset) for tensor in announced]
-        if moved != stored:
+        if [_outline(tensor, data_start) for tensor in stored] != [_outline(tensor, 0) for tensor in announced]:
+            if name in self._ours:
+                self._ours.pop(name).unlink(missing_ok=True)
             raise CorruptCheckpointError(path, "its tensors are not those that the Hub announced; run again")
         return path, data_start
+
+
+def _outline(tensor: TensorInfo, data_start: int) -> tuple[object, ...]:
+    return tensor.name, tensor.dtype, tensor.shape, tensor.offset - data_start, tensor.num_bytes
 
 
 @dataclass(frozen=True)
@@ -149,6 +180,7 @@ def open_streamed(repo: str) -> Iterator[Checkpoint]:
     home = cache_dir() / "stream" / repo.replace("/", "--")
     with _own(home), _without_bars():
         folder = _prepare_folder(home, model)
+        _await_abandoned(folder)
         yield _open(model, sizes, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,7 +205,7 @@ def _open(model: HubModel, sizes: Mapping[str, int], folder: Path) -> Checkpoint
     source = StreamedSource(tensors, read_config(folder), ShardStore(model, folder, shards))
     files = tuple(CheckpointFile(name=name, num_bytes=sizes.get(name, 0)) for name in shards)
     info = describe(source, files)
-    return Checkpoint(path=folder, info=info, source=source, ties=find_ties(source), is_pinned=True)
+    return Checkpoint(path=folder, info=info, source=source, ties=find_ties(source), remote=source.store)
 
 
 def _read_headers(model: HubModel) -> Mapping[str, SafetensorsFileMetadata]:
@@ -246,6 +278,17 @@ def _prepare_folder(home: Path, model: HubModel) -> Path:
                 shutil.rmtree(entry, ignore_errors=True)
         folder.mkdir(exist_ok=True)
     return folder
+
+
+def _name_thread(folder: Path) -> str:
+    return f"oblong-download {folder}"
+
+
+def _await_abandoned(folder: Path) -> None:
+    """Let a download end that an interrupted scan in this process left running: its shard would be a third one."""
+    for thread in threading.enumerate():
+        if thread.name == _name_thread(folder):
+            thread.join()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def scan(
         spectrum: `extremes`, or `full` for the measures that need every singular value.
         fresh: whether to ignore an interrupted scan.
         force: whether to replace a finished `output`, once the new one is whole.
-        on_progress: called in this thread as units are finished.
+        on_progress: called in this thread as units are finished, and in another as shards are fetched.
         num_threads: threads on the CPU; every core that this process may use if None.
         stream: whether to fetch a Hub model shard by shard, with at most two shards on the disk, and delete them again.
 
@@ -93,6 +93,8 @@ class ScanRun:
         self._partial: PartialScan | None = None
         self._total_work = sum(job.work for job in jobs)
         self._done_work = 0.0
+        if checkpoint.remote is not None:
+            checkpoint.remote.on_fetch = lambda name: self._say(f"fetching {name}")
 
     def start(self, partial: PartialScan | None, header: ScanHeader, *, fresh: bool) -> None:
         """Take over what an interrupted scan left, or begin the file."""
@@ -128,7 +130,7 @@ class ScanRun:
         if kept is None:
             self._say(f"{partial.output.name}.partial is of another scan or model; starting afresh")
             return ()
-        if not self._checkpoint.is_pinned and (changed := find_changed_tensor(self._checkpoint, kept)):
+        if self._checkpoint.remote is None and (changed := find_changed_tensor(self._checkpoint, kept)):
             self._say(f"{changed} has changed since the scan was interrupted; starting afresh")
             return ()
         if kept:

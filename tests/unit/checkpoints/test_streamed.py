@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,6 +334,37 @@ def test_what_is_on_this_disk_is_not_streamed(hub: FolderHub) -> None:
     for model in (str(hub.folder), "./nothing", "a/b/c"):
         with pytest.raises(SelectionError, match="--stream is for models on the Hugging Face Hub"):
             scan(model, stream=True)
+
+
+def test_an_interrupted_scan_does_not_wait_for_the_download(hub: FolderHub) -> None:
+    is_released = threading.Event()
+    is_fetching = threading.Event()
+
+    def wait(name: str) -> None:
+        if name.startswith("model-00003"):
+            is_fetching.set()
+            is_released.wait(60)
+
+    def stop(progress: ScanProgress) -> None:
+        assert is_fetching.wait(60)
+        raise KeyboardInterrupt
+
+    hub.before_fetch = wait
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        scan(REPO, stream=True, on_progress=lambda progress: stop(progress) if progress.message is None else None)
+    assert time.monotonic() - start < 10
+    is_released.set()
+    # The next scan waits for the shard that is still on its way: it would be a third one.
+    scan(REPO, stream=True)
+    assert hub.most_on_disk == 2
+
+
+def test_it_says_what_it_fetches(hub: FolderHub) -> None:
+    messages: list[str | None] = []
+    scan(REPO, stream=True, on_progress=lambda progress: messages.append(progress.message))
+    fetched = [message for message in messages if message]
+    assert fetched == [f"fetching {name}" for name in hub.fetched_shards]
 
 
 def test_two_scans_do_not_share_the_folder(hub: FolderHub) -> None:
