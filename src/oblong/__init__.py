@@ -2,7 +2,7 @@
 
     import oblong
 
-    scan = oblong.scan("demo")                                         # checkpoint -> Scan
+    scan = oblong.scan("demo")                                         # checkpoint or live module -> Scan
     plan = oblong.plan(scan, criterion="kappa", within="role", budget="10M")   # Scan -> Plan
     plan.write(Path("plan.yaml"))
     run = oblong.tune(recipe)                                          # model + Plan + text -> Run

@@ -5,6 +5,7 @@
     |   |-- ModelNotFoundError        a MODEL that is no file, directory, cached Hub id or `demo`
     |   |-- CorruptCheckpointError    a checkpoint file whose header or data cannot be trusted
     |   |-- UnsupportedFormatError    a file that is no known checkpoint format
+    |   |-- UnreadableModuleError     a live module whose weights are not in this process
     |   |-- RecordError               a Scan, Plan, Run, ... that cannot be read
     |   |-- RecipeError               a recipe with one or more mistakes, all of them listed
     |   |-- SelectionError            a criterion, budget or filter that selects nothing sensible
@@ -26,6 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+MAX_PROBLEMS_SHOWN: Final = 5
 
 
 class OblongError(Exception):
@@ -68,6 +72,18 @@ class UnsupportedFormatError(UserError):
     def __init__(self, path: Path | str, reason: str) -> None:
         self.path = Path(path)
         super().__init__(f"{path}: {reason}")
+
+
+class UnreadableModuleError(UserError):
+    """A live module with parameters that cannot be read here; `problems` holds one `name: why, and what to do` each."""
+
+    def __init__(self, module: str, problems: Sequence[str]) -> None:
+        self.module = module
+        self.problems = tuple(problems)
+        shown = "".join(f"\n  {problem}" for problem in self.problems[:MAX_PROBLEMS_SHOWN])
+        rest = len(self.problems) - MAX_PROBLEMS_SHOWN
+        more = f"\n  ... and {rest} more" if rest > 0 else ""
+        super().__init__(f"{module}: {len(self.problems)} of its tensors cannot be read:{shown}{more}")
 
 
 class RecordError(UserError):

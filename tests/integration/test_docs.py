@@ -34,6 +34,15 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.demo_model
+@pytest.mark.parametrize("page", ["docs/reference/python.md"])
+def test_code_blocks_of_reference_pages_run(page: str, tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks
+    for language, code in blocks:
+        run_block(language, code, tmp_path)
+
+
 def test_every_measure_is_documented() -> None:
     from oblong.records import Measures, Status
 

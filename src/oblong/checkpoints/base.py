@@ -34,7 +34,8 @@ class TensorInfo:
 
     `dtype` is a key of `oblong.checkpoints.dtypes.FORMATS`, or another name for a format that is not decoded.
     `interleaved_heads` is the number of attention heads whose rotary halves llama.cpp stored interleaved, 0 if none.
-    `slice_index` is set on a slice of the tensor along its first dimension (see `slice`).
+    `slice_index` is set on a slice of the tensor along its first dimension (see `slice`). `role` is set where the
+    source knows more than the name says (a live module knows its class); None leaves it to `classify_role`.
     `packing` is set on a logical tensor that a quantiser stored as several: the place is then that of its codes.
     `companion_of` is set on the others of the several: the logical tensor's name.
     """
@@ -51,6 +52,7 @@ class TensorInfo:
     note: str | None = None
     packing: Packing | None = field(default=None, compare=False)
     companion_of: str | None = None
+    role: str | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -93,7 +95,7 @@ class TensorSource(Protocol):
 
     @property
     def format(self) -> str:
-        """safetensors, gguf or pickle."""
+        """safetensors, gguf, pickle or module."""
         ...
 
     @property
@@ -113,6 +115,16 @@ class TensorSource(Protocol):
 
     def iter_chunks(self, tensor: TensorInfo, chunk_bytes: int) -> Iterator[Bytes]:
         """Yield the stored bytes in order, `chunk_bytes` at a time (the last chunk may be shorter)."""
+        ...
+
+
+class Remote(Protocol):
+    """Where files that are not on this disk come from, as they are needed. A commit fixes every byte of them."""
+
+    on_fetch: Callable[[str], None]
+
+    def stop(self) -> None:
+        """Make every read that waits for the network give up; `on_fetch` is called with each file's name before it."""
         ...
 
 
@@ -137,13 +149,15 @@ class Checkpoint:
     """An opened checkpoint: what it holds, and a way to read one tensor at a time.
 
     `config` is the model's `config.json` (for GGUF: its counterpart from the file's metadata), `ties` maps the name of
-    a tensor that counts as a copy to the name of the tensor that it copies.
+    a tensor that counts as a copy to the name of the tensor that it copies. `remote` is set where the files come over
+    the network: an interrupted scan then goes on without reading again what was done.
     """
 
     path: Path
     info: CheckpointInfo
     source: TensorSource
     ties: Mapping[str, str] = field(default_factory=dict)
+    remote: Remote | None = None
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -228,12 +242,14 @@ class Checkpoint:
         return values
 
 
-def describe(source: TensorSource) -> CheckpointInfo:
-    """The record of what an opened checkpoint holds."""
+def describe(source: TensorSource, files: tuple[CheckpointFile, ...] | None = None) -> CheckpointInfo:
+    """The record of what an opened checkpoint holds; `files` are given where they are not on this disk."""
+    if files is None:
+        files = tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files)
     architectures = source.config.get("architectures") or [source.config.get("model_type")]
     return CheckpointInfo(
         format=source.format,
-        files=tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files),
+        files=files,
         layout_digest=compute_layout_digest(source.tensors),
         num_tensors=len(source.tensors),
         num_parameters=sum(t.num_parameters for t in source.tensors if t.companion_of is None),

@@ -8,6 +8,8 @@ that oblong cannot read (`.msgpack`, `.h5`, `.onnx`) are never fetched, and no c
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +57,7 @@ def locate_model(model: str) -> Path:
         return _accept_file(path)
     if model == DEMO:
         return _locate_demo()
-    if not _looks_like_hub_id(model):
+    if not looks_like_hub_id(model):
         raise ModelNotFoundError(model, "there is no such file or directory")
     return _locate_on_hub(model)
 
@@ -74,7 +76,8 @@ def _locate_demo() -> Path:
     return directory
 
 
-def _looks_like_hub_id(model: str) -> bool:
+def looks_like_hub_id(model: str) -> bool:
+    """Whether the Hub could know a model of this name; asks nobody."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -88,17 +91,25 @@ def _looks_like_hub_id(model: str) -> bool:
 
 
 def _locate_on_hub(model: str) -> Path:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    with explain_hub_errors(model):
+        return _download(model)
+
+
+@contextmanager
+def explain_hub_errors(model: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises when it looks for a model into a ModelNotFoundError that says what to do."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return _download(model)
+        yield
     except GatedRepoError as error:
         advice = "it is gated on the Hugging Face Hub: accept its terms there, then run `hf auth login`"
         raise ModelNotFoundError(model, advice) from error
     except RepositoryNotFoundError as error:
         advice = "no such file or directory, and the Hugging Face Hub has no public model of this name"
         raise ModelNotFoundError(model, advice) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:  # among them huggingface_hub's own: no such entry, no network, offline mode
         advice = (
             "no such file or directory, and it is neither in the Hugging Face cache nor can the Hub be reached: "
             "check the name, go online (and unset HF_HUB_OFFLINE), or pass a local directory"

@@ -56,7 +56,7 @@ class SafetensorsReader:
         weight_map = _read_weight_map(index) if path.is_dir() and index.exists() else None
         files = _list_shards(index, weight_map) if weight_map is not None else _list_files(path)
         tensors = tuple(tensor for file in files for tensor in read_header(file))
-        _refuse_duplicates(tensors)
+        refuse_duplicates(tensors)
         if weight_map is not None:
             _check_weight_map(index, weight_map, tensors)
         config = read_config(path)
@@ -163,7 +163,8 @@ def _check_weight_map(index: Path, weight_map: Mapping[str, str], tensors: Seque
             raise CorruptCheckpointError(index, f"tensor {name} is not in {shard}, where the index says it is")
 
 
-def _refuse_duplicates(tensors: Sequence[TensorInfo]) -> None:
+def refuse_duplicates(tensors: Sequence[TensorInfo]) -> None:
+    """Raise CorruptCheckpointError when two tensors have one name."""
     first: dict[str, TensorInfo] = {}
     for tensor in tensors:
         other = first.setdefault(tensor.name, tensor)

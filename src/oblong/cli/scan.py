@@ -43,6 +43,10 @@ def scan(
     ] = "extremes",
     heads: Annotated[bool, typer.Option("--heads", help="Also measure every head of q, k, v and o.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Fetch a Hub model shard by shard, two on the disk at most, and delete them."),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
@@ -72,6 +76,7 @@ def scan(
                 on_progress=bar.update,
                 num_threads=threads,
                 heads=heads,
+                stream=stream,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")

@@ -16,6 +16,7 @@ from oblong.records.scan import (
     Status,
     Unit,
 )
+from oblong.records.units import Units
 
 __all__ = [
     "HEAD_ROLES",
@@ -49,4 +50,5 @@ __all__ = [
     "Totals",
     "TrainingPoint",
     "Unit",
+    "Units",
 ]

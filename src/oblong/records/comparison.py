@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
 from oblong.records.evaluation import Evaluation
+from oblong.records.notebook import render_comparison_html
 from oblong.records.plan import Plan
 from oblong.records.run import Run
 
@@ -72,3 +73,15 @@ class Comparison(Record):
     def arms(self) -> tuple[str, ...]:
         """Arm names, in recipe order."""
         return tuple(dict.fromkeys(run.arm for run in self.runs))
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self._describe()}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return render_comparison_html(f"comparison {self._describe()}", self)
+
+    def _describe(self) -> str:
+        seeds = len({run.seed for run in self.runs})
+        return f"{self.name} on {self.model}: {', '.join(self.arms)}; {seeds} seed{'s' if seeds != 1 else ''}"

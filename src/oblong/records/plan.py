@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
+from oblong.records.notebook import render_plan_html
 
 PLAN_KIND: Final = "oblong.plan"
 PLAN_SCHEMA_VERSION: Final = 1
@@ -75,3 +76,16 @@ class Plan(Record):
     def tensor_names(self) -> frozenset[str]:
         """Names of the tensors that train."""
         return frozenset(tensor.name for tensor in self.tensors)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self._describe()}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return render_plan_html(f"plan {self._describe()}", self)
+
+    def _describe(self) -> str:
+        totals = self.totals
+        amount = f"{totals.num_tensors} tensors, {totals.num_parameters:,} parameters ({totals.share:.1%})"
+        return f"{self.name} of {self.model}: {amount}"

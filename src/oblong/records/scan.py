@@ -7,16 +7,21 @@ scan is running the lines live in `FILE.partial`; the finished file appears at o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, overload
 
 from pydantic import AfterValidator, Field
 
 from oblong.errors import RecordError
 from oblong.records.base import Part, Provenance, check_kind, digest_bytes, replace_on_success, validate
+from oblong.records.notebook import render_units_html
+from oblong.records.units import Units, describe_units
+
+if TYPE_CHECKING:
+    import pandas
 
 SCAN_KIND: Final = "oblong.scan"
 SCAN_SCHEMA_VERSION: Final = 1
@@ -166,7 +171,7 @@ class ScanHeader(Part):
 
 
 class Scan(Part):
-    """A finished Scan."""
+    """A finished Scan: `scan["name"]` and `scan[3]` are units, `scan[:5]` and `scan.filter(...)` are `Units`."""
 
     header: ScanHeader
     units: tuple[Unit, ...]
@@ -182,18 +187,38 @@ class Scan(Part):
         """Units by name."""
         return {unit.name: unit for unit in self.units}
 
-    def __getitem__(self, name: str) -> Unit:
-        return self.by_name[name]
+    @overload
+    def __getitem__(self, key: str | int) -> Unit: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Units: ...
+
+    def __getitem__(self, key: str | int | slice) -> Unit | Units:
+        return self.by_name[key] if isinstance(key, str) else Units(self.units)[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.by_name if isinstance(key, str) else key in self.units
 
     @property
-    def measured(self) -> tuple[Unit, ...]:
+    def measured(self) -> Units:
         """The units that have measures."""
-        return tuple(unit for unit in self.units if unit.measures is not None)
+        return Units(unit for unit in self.units if unit.measures is not None)
 
     @property
-    def eligible(self) -> tuple[Unit, ...]:
+    def eligible(self) -> Units:
         """The units that a Plan may choose by default."""
-        return tuple(unit for unit in self.units if unit.eligible)
+        return Units(unit for unit in self.units if unit.eligible)
+
+    def filter(
+        self,
+        *,
+        role: str | Collection[str] | None = None,
+        layer: int | Collection[int] | None = None,
+        status: str | Collection[str] | None = None,
+        name: str | None = None,
+    ) -> Units:
+        """The units that meet every condition given; see `Units.filter`."""
+        return Units(self.units).filter(role=role, layer=layer, status=status, name=name)
 
     def digest(self) -> str:
         """SHA-256 of what was found: everything but timings and provenance, so that a resumed scan has the same."""
@@ -224,11 +249,22 @@ class Scan(Part):
         return cls(header=header, units=units)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Flat dictionaries, one per unit, measures inlined: ready for `pandas.DataFrame`."""
-        return [
-            {**unit.model_dump(exclude={"measures"}), **(unit.measures.model_dump() if unit.measures else {})}
-            for unit in self.units
-        ]
+        """Flat dictionaries, one per unit, measures inlined."""
+        return Units(self.units).to_rows()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per unit, one column per field and measure; see `Units.to_pandas`."""
+        return Units(self.units).to_pandas()
+
+    def __repr__(self) -> str:
+        return f"<Scan of {self.header.model}: {describe_units(self.units)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        info = self.header.checkpoint
+        what = f"{self.header.model}: {info.architecture or info.format}, {info.num_tensors} tensors"
+        return render_units_html(f"{what}, {info.num_parameters:,} parameters", self.units)
 
 
 def render_line(part: Part) -> str:

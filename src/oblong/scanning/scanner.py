@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from oblong.checkpoints import Checkpoint, locate_model, open_checkpoint
+from oblong.checkpoints import Checkpoint
 from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
 from oblong.scanning.devices import ComputeSpectra, choose_backend
@@ -15,13 +15,14 @@ from oblong.scanning.measuring import measure_batch
 from oblong.scanning.partial import PartialScan, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
 from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
+from oblong.scanning.subject import Model, open_subject
 from oblong.scanning.worklist import Job, list_batches, list_jobs, list_loads
 
 SPECTRA: Final = ("extremes", "full")
 
 
 def scan(
-    model: str,
+    model: Model,
     *,
     output: Path | None = None,
     include: str | None = None,
@@ -33,11 +34,12 @@ def scan(
     on_progress: ProgressCallback | None = None,
     num_threads: int | None = None,
     heads: bool = False,
+    stream: bool = False,
 ) -> Scan:
-    """Measure every tensor of a checkpoint.
+    """Measure every tensor of a checkpoint, or of a live module.
 
     Args:
-        model: a directory, a checkpoint file, a Hub id, or `demo`.
+        model: a directory, a checkpoint file, a Hub id, `demo`, or a `torch.nn.Module` (do not train it meanwhile).
         output: where the Scan is written, line by line, through `OUTPUT.partial`; None keeps it in memory only. An
             interrupted scan of the same model with the same options is continued.
         include: regular expression; only units whose name it matches somewhere are measured.
@@ -46,16 +48,19 @@ def scan(
         spectrum: `extremes`, or `full` for the measures that need every singular value.
         fresh: whether to ignore an interrupted scan.
         force: whether to replace a finished `output`, once the new one is whole.
-        on_progress: called in this thread as units are finished.
+        on_progress: called in this thread as units are finished, and in another as shards are fetched.
         num_threads: threads on the CPU; every core that this process may use if None.
         heads: whether to measure every head of q, k, v and o as well, in rows of their own that no Plan chooses.
+        stream: whether to fetch a Hub model shard by shard, with at most two shards on the disk, and delete them again.
 
     Returns:
         The Scan, in checkpoint order.
 
     Raises:
         ModelNotFoundError, UnsupportedFormatError, CorruptCheckpointError: see `locate_model`, `open_checkpoint`.
-        SelectionError: an invalid filter, device, spectrum or number of threads.
+        UnreadableModuleError: a module with parameters that are meta, sharded or not initialised.
+        SelectionError: an invalid model, filter, device, spectrum or number of threads.
+        DownloadError: a shard could not be fetched; the same call goes on from there.
         OutputExistsError: `output` exists and `force` is false.
         OutputWriteError: the output cannot be written; what was finished is kept.
     """
@@ -64,16 +69,18 @@ def scan(
     if output is not None and output.exists() and not force:
         raise OutputExistsError(output)
     compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads)
-    checkpoint = open_checkpoint(locate_model(model))
     config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
-    jobs = list_jobs(checkpoint, config)
-    header = ScanHeader(model=model, checkpoint=checkpoint.info, config=config, provenance=Provenance.here())
-    with open_partial(output, header) if output else nullcontext() as partial:
-        run = ScanRun(checkpoint, jobs, on_progress)
-        run.start(partial, header, fresh=fresh)
-        run.measure(config, compute)
-        if partial is not None:
-            partial.finish()
+    with open_subject(model, stream=stream) as subject:
+        checkpoint = subject.checkpoint
+        jobs = list_jobs(checkpoint, config)
+        provenance = Provenance.here()
+        header = ScanHeader(model=subject.name, checkpoint=checkpoint.info, config=config, provenance=provenance)
+        with open_partial(output, header) if output else nullcontext() as partial:
+            run = ScanRun(checkpoint, jobs, on_progress)
+            run.start(partial, header, fresh=fresh)
+            run.measure(config, compute)
+            if partial is not None:
+                partial.finish()
     return Scan(header=partial.header if partial else header, units=tuple(run.units))
 
 
@@ -88,6 +95,8 @@ class ScanRun:
         self._partial: PartialScan | None = None
         self._total_work = sum(job.work for job in jobs)
         self._done_work = 0.0
+        if checkpoint.remote is not None:
+            checkpoint.remote.on_fetch = lambda name: self._say(f"fetching {name}")
 
     def start(self, partial: PartialScan | None, header: ScanHeader, *, fresh: bool) -> None:
         """Take over what an interrupted scan left, or begin the file."""
@@ -123,7 +132,7 @@ class ScanRun:
         if kept is None:
             self._say(f"{partial.output.name}.partial is of another scan or model; starting afresh")
             return ()
-        if changed := find_changed_tensor(self._checkpoint, kept):
+        if self._checkpoint.remote is None and (changed := find_changed_tensor(self._checkpoint, kept)):
             self._say(f"{changed} has changed since the scan was interrupted; starting afresh")
             return ()
         if kept:

@@ -108,6 +108,8 @@ def read_ahead(
         yield drain()
     finally:
         budget.close()
+        if checkpoint.remote is not None:
+            checkpoint.remote.stop()
         thread.join()
 
 

@@ -117,7 +117,8 @@ def _compile(option: str, pattern: str | None) -> re.Pattern[str] | None:
 def _make_jobs(
     checkpoint: Checkpoint, tensor: TensorInfo, is_wanted: Callable[[str], bool], *, heads: bool
 ) -> Iterator[Job]:
-    role = "quantisation" if tensor.companion_of else classify_role(tensor.name, len(tensor.shape))
+    named = tensor.role or classify_role(tensor.name, len(tensor.shape))
+    role = "quantisation" if tensor.companion_of else named
     matrices = split_into_matrices(tensor.name, tensor.shape, role, checkpoint.config)
     for matrix in _add_heads(tensor.name, matrices, checkpoint.config) if heads else matrices:
         name = tensor.name if matrix.part is None else f"{tensor.name}[{matrix.part}]"

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from oblong.checkpoints.delta import digest_tensor
 from oblong.errors import PlanMismatchError
-from oblong.models.names import match_parameters
+from oblong.models.names import find_fused_parameter, match_parameters
 from oblong.models.stored_tensors import StoredTensors
 from oblong.records import Plan, PlannedTensor
 
@@ -57,7 +57,9 @@ def apply_plan(
     trained = match_parameters(model, [tensor.name for tensor in plan.tensors])
     if stored is not None:
         trained = {name: parameter for name, parameter in trained.items() if name in stored}
-    problems = [problem for tensor in plan.tensors for problem in _find_misfits(tensor, trained.get(tensor.name))]
+    problems = [
+        problem for tensor in plan.tensors for problem in _find_misfits(model, tensor, trained.get(tensor.name))
+    ]
     if not plan.tensors:
         problems = [f"the Plan {plan.name!r} names no tensor"]
     _refuse(problems, "the Plan does not fit this model", "scan this model and make a new Plan from that")
@@ -81,13 +83,23 @@ def apply_plan(
     )
 
 
-def _find_misfits(tensor: PlannedTensor, parameter: nn.Parameter | None) -> Iterator[str]:
+def _find_misfits(model: PreTrainedModel, tensor: PlannedTensor, parameter: nn.Parameter | None) -> Iterator[str]:
     if parameter is None:
-        yield f"{tensor.name}: the model has no such tensor"
+        yield f"{tensor.name}: {_explain_absence(model, tensor.name)}"
     elif tuple(parameter.shape) != tensor.shape:
         yield f"{tensor.name}: the model has shape {tuple(parameter.shape)}, the Plan {tensor.shape}"
     elif not parameter.dtype.is_floating_point:
         yield f"{tensor.name}: holds {parameter.dtype}, which cannot be trained; use an unquantised checkpoint"
+
+
+def _explain_absence(model: PreTrainedModel, name: str) -> str:
+    fused = find_fused_parameter(model, name)
+    if fused is None:
+        return "the model has no such tensor"
+    return (
+        f"transformers merges it with others into {fused} as it loads, so it cannot train alone; "
+        "leave such tensors out with `oblong scan --exclude`"
+    )
 
 
 def _find_stowaways(
