@@ -44,6 +44,9 @@ def scan(
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Measure every matrix again; see `oblong cache`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Measure how round or oblong every weight tensor of a model is.
@@ -70,6 +73,7 @@ def scan(
                 force=force,
                 on_progress=bar.update,
                 num_threads=threads,
+                cache=not no_cache,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")
