@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -42,6 +44,14 @@ def scan(
         typer.Option(help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%."),
     ] = "extremes",
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the work over a Ray cluster: its address, `auto`, or `local`. Every node must see the files "
+            "of MODEL under the same path.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
     no_cache: Annotated[
@@ -61,7 +71,8 @@ def scan(
     target = output or Path(f"{make_slug(model)}.scan.jsonl")
     start = time.monotonic()
     try:
-        with ScanBar() as bar:
+        # Ray prints to stdout, which belongs to the result.
+        with ScanBar() as bar, redirect_stdout(sys.stderr) if ray else nullcontext():
             result = scan_model(
                 model,
                 output=target,
@@ -74,6 +85,7 @@ def scan(
                 on_progress=bar.update,
                 num_threads=threads,
                 cache=not no_cache,
+                ray=ray,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")

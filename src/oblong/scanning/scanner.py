@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +13,10 @@ from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
 from oblong.scanning.cache import SpectrumCache, open_cache
 from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
 from oblong.scanning.measuring import collect_findings, measure_batch
+from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
 from oblong.scanning.partial import PartialScan, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
+from oblong.scanning.spreading import list_tasks
 from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
 from oblong.scanning.worklist import Batch, Job, list_batches, list_jobs, list_loads
 
@@ -34,6 +36,7 @@ def scan(
     on_progress: ProgressCallback | None = None,
     num_threads: int | None = None,
     cache: bool = True,
+    ray: str | None = None,
 ) -> Scan:
     """Measure every tensor of a checkpoint.
 
@@ -51,6 +54,7 @@ def scan(
         num_threads: threads on the CPU; every core that this process may use if None.
         cache: whether to take what earlier scans found about the same stored bytes, and to add what this one finds.
             The Scan has the same digest either way.
+        ray: address of a Ray cluster whose nodes do the work, or `local` for one on this machine.
 
     Returns:
         The Scan, in checkpoint order.
@@ -60,11 +64,14 @@ def scan(
         SelectionError: an invalid filter, device, spectrum or number of threads.
         OutputExistsError: `output` exists and `force` is false.
         OutputWriteError: the output cannot be written; what was finished is kept.
+        MissingExtraError, OperationalError, WorkerError: see `oblong.scanning.on_ray`.
     """
     if spectrum not in SPECTRA:
         raise SelectionError(f"--spectrum {spectrum!r} is unknown; choose one of {', '.join(SPECTRA)}")
     if output is not None and output.exists() and not force:
         raise OutputExistsError(output)
+    if ray is not None:
+        check_request(device, ray)
     threads = num_threads or count_cores()
     compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads)
     checkpoint = open_checkpoint(locate_model(model))
@@ -74,7 +81,10 @@ def scan(
     with open_partial(output, header) if output else nullcontext() as partial:
         run = ScanRun(checkpoint, jobs, on_progress)
         run.start(partial, header, fresh=fresh)
-        run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
+        if ray is None:
+            run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
+        else:
+            run.measure_on_ray(ray, config, num_threads=threads, use_cache=cache)
         if partial is not None:
             partial.finish(run.units)
     return Scan(header=partial.header if partial else header, units=run.units)
@@ -116,7 +126,7 @@ class ScanRun:
         A batch that was interrupted is computed again as a whole, so that every matrix meets the same neighbours, and
         gets the same bits, as in a scan that was never interrupted.
         """
-        batches = [batch for batch in list_batches(list_loads(self._jobs), WINDOW_BYTES) if not self.has_all(batch)]
+        batches = [batch for batch in self._list_batches() if not self.has_all(batch)]
         num_known = 0
         with read_ahead(self._checkpoint, batches, cache=cache) as loaded_batches:
             for batch in loaded_batches:
@@ -127,6 +137,28 @@ class ScanRun:
                     self.say_all(cache.take_warnings())
                 del batch
                 self.add(units)
+        self._say_known(num_known)
+
+    def measure_on_ray(self, address: str, config: ScanConfig, *, num_threads: int, use_cache: bool) -> None:
+        """Make the units that are missing on a Ray cluster; they are added as they are finished, in any order."""
+        request = make_request(
+            self._checkpoint, config, window_bytes=WINDOW_BYTES, num_threads=num_threads, use_cache=use_cache
+        )
+        tasks = list_tasks(self._list_batches(), self.has_all)
+        hosts = HostNotes(request)
+        num_known = 0
+        # Closed at once when whoever watches ends the scan: tasks that still wait must not run for nobody.
+        with closing(iter_outcomes(address, request, tasks)) as outcomes:
+            for outcome in outcomes:
+                self.say_all([*hosts.note(outcome), *outcome.messages])
+                num_known += outcome.num_known
+                self.add(outcome.units)
+        self._say_known(num_known)
+
+    def _list_batches(self) -> tuple[Batch, ...]:
+        return list_batches(list_loads(self._jobs), WINDOW_BYTES)
+
+    def _say_known(self, num_known: int) -> None:
         if num_known:
             self.say_all([f"{num_known} of {len(self._jobs)} units were known from the cache of earlier scans"])
 

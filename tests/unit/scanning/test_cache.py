@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oblong.checkpoints import Checkpoint, open_checkpoint
+from oblong.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from oblong.errors import OutputWriteError
 from oblong.records import Scan, ScanConfig, Status
 from oblong.scanning import scan, scanner
@@ -105,7 +107,12 @@ def test_the_first_scan_hashes_no_tensor_twice_but_one(
 ) -> None:
     hashed: list[str] = []
     digest = Checkpoint.digest
-    monkeypatch.setattr(Checkpoint, "digest", lambda self, t: (hashed.append(t.name), digest(self, t))[1])
+
+    def spy(self: Checkpoint, tensor: TensorInfo) -> str:
+        hashed.append(tensor.name)
+        return digest(self, tensor)
+
+    monkeypatch.setattr(Checkpoint, "digest", spy)
     scan(str(write_model(tmp_path / "model")))
     assert len(hashed) == 1
 
@@ -163,6 +170,29 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
     assert len(said) == 1
     assert "No space left on device; the scan goes on" in said[0]
     assert found.digest() == scan(str(model), cache=False).digest()
+
+
+NO_ROOM = """
+import resource, sys
+from oblong.scanning import scan
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+print(scan(sys.argv[1], on_progress=lambda state: state.message and print(state.message)).digest())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_where_files_cannot_grow_the_scan_is_whole_and_the_cache_not_broken(
+    tmp_path: Path, store: SpectrumStore
+) -> None:
+    model = write_model(tmp_path / "model")
+    command = [sys.executable, "-c", NO_ROOM, str(model)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    warning, digest = finished.stdout.splitlines()
+    assert "File too large; the scan goes on" in warning
+    assert digest == scan(str(model), cache=False).digest()
+    assert store.measure_usage().num_entries == 0
+    assert scan(str(model)).digest() == digest
+    assert store.measure_usage().num_entries == 15
 
 
 def test_a_cache_that_cannot_be_read_costs_one_warning(

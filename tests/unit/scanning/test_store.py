@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def flip_a_digit(line: bytes) -> bytes:
     return line[:place] + (b"8" if line[place : place + 1] != b"8" else b"9") + line[place + 1 :]
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "flipped": flip_a_digit,
     "torn": lambda line: line[: len(line) // 2],
     "only the key": lambda line: line[:65],
@@ -155,7 +156,7 @@ def aged(store: SpectrumStore, monkeypatch: pytest.MonkeyPatch) -> SpectrumStore
     """Ten entries, number n written n days ago."""
     now = time.time()
     for number in range(10):
-        monkeypatch.setattr(store_module.time, "time", lambda age=number: now - age * SECONDS_PER_DAY)
+        monkeypatch.setattr(time, "time", lambda age=number: now - age * SECONDS_PER_DAY)
         store.put({make_key(number): make_finding(number + 2.0)})
     monkeypatch.undo()
     return store
