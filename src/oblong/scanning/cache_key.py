@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
-from oblong.checkpoints import Checkpoint, TensorInfo
+from oblong.checkpoints import Checkpoint, MatrixPart, TensorInfo
 from oblong.records import ScanConfig
 from oblong.scanning.worklist import Job
 from oblong.spectra.batch import is_large
@@ -25,6 +25,11 @@ from oblong.spectra.batch import is_large
 # raise `measure_version`.
 CODE: Final = ("oblong.spectra", "oblong.checkpoints")
 LIBRARIES: Final = ("numpy", "scipy", "gguf")
+
+# What does not decide values. Every other field enters, also one that is added later: a key that says too much only
+# costs a hit, one that says too little gives a wrong number.
+PLACE: Final = ("name", "stored_name", "file", "offset", "note", "slice_index")
+NAMES: Final = ("part", "role", "note")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +119,9 @@ class KeyMaker:
         rows, columns = matrix.matrix_shape
         return _digest(
             {
-                "tensor": [digest, tensor.dtype, tensor.shape, tensor.interleaved_heads],
-                "matrix": [matrix.view, repr(matrix.index), matrix.matrix_shape],
+                "digest": digest,
+                "tensor": _describe_fields(tensor, without=PLACE),
+                "matrix": _describe_fields(matrix, without=NAMES),
                 "scales": self._describe_scales(tensor),
                 "options": self._options,
                 "arithmetic": self._arithmetic.for_matrix(rows * columns),
@@ -134,6 +140,10 @@ class KeyMaker:
         return self._scales[1]
 
 
+def _describe_fields(thing: TensorInfo | MatrixPart, *, without: tuple[str, ...]) -> dict[str, str]:
+    return {field.name: repr(getattr(thing, field.name)) for field in fields(thing) if field.name not in without}
+
+
 def _digest(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

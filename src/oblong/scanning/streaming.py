@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from oblong.checkpoints import Checkpoint, TensorInfo
 from oblong.records import Status
 from oblong.scanning.cache import Recall, SpectrumCache
+from oblong.scanning.devices import count_cores
 from oblong.scanning.finding import Finding
 from oblong.scanning.worklist import Batch, Job, Load
 
@@ -22,6 +24,9 @@ from oblong.scanning.worklist import Batch, Job, Load
 # twice as many bytes, or one tensor that is larger.
 WINDOW_BYTES: Final = 32 << 20
 BUDGET_BYTES: Final = 2 * WINDOW_BYTES
+# Known tensors are hashed in several threads, which then is all that a scan does. Each holds one chunk of bytes.
+MAX_HASHERS: Final = 4
+BATCHES_AHEAD: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +92,13 @@ def read_ahead(
     """
     budget = ByteBudget(budget_bytes)
     queue: Queue[LoadedBatch | Exception | None] = Queue()
-    loader = TensorLoader(checkpoint, cache)
+    hasher = AheadHasher(checkpoint)
+    loader = TensorLoader(checkpoint, cache, hasher)
 
     def fill() -> None:
         try:
-            for batch in batches:
+            for index, batch in enumerate(batches):
+                loader.announce(load for later in batches[index : index + BATCHES_AHEAD] for load in later)
                 if not budget.acquire(_count_bytes(batch)):
                     return
                 queue.put(tuple(loaded for load in batch for loaded in loader.load(load)))
@@ -116,6 +123,39 @@ def read_ahead(
     finally:
         budget.close()
         thread.join()
+        hasher.close()
+
+
+class AheadHasher:
+    """Hashes tensors in background threads before their digests are asked for; one thread begins and asks."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._pool = ThreadPoolExecutor(min(MAX_HASHERS, count_cores()), thread_name_prefix="oblong-hasher")
+        self._begun: dict[str, Future[str]] = {}
+        self._seen: set[str] = set()
+
+    def begin(self, tensors: Iterable[TensorInfo]) -> None:
+        """Hash these, each once however often it is named."""
+        for tensor in tensors:
+            if tensor.name not in self._seen:
+                self._seen.add(tensor.name)
+                self._begun[tensor.name] = self._pool.submit(self._checkpoint.digest, tensor)
+
+    def digest(self, tensor: TensorInfo) -> str:
+        """SHA-256 of the stored bytes; waits if it was begun."""
+        begun = self._begun.pop(tensor.name, None)
+        return self._checkpoint.digest(tensor) if begun is None else begun.result()
+
+    def forget(self) -> None:
+        """Give up what was begun and has not started."""
+        for name in [name for name, future in self._begun.items() if future.cancel()]:
+            del self._begun[name]
+            self._seen.discard(name)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +175,20 @@ class TensorLoader:
     of a model nor a repeated one reads its bytes twice.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache: SpectrumCache | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, cache: SpectrumCache | None = None, hasher: AheadHasher | None = None
+    ) -> None:
         self._checkpoint = checkpoint
         self._cache = cache
+        self._hasher = hasher or AheadHasher(checkpoint)
         self._stack_digest: tuple[str, str] = ("", "")
         self._expects_known = True
+        self._was_known = False
+
+    def announce(self, loads: Iterable[Load]) -> None:
+        """Say what will be loaded next: what is probably known is hashed in the background."""
+        if self._was_known:
+            self._hasher.begin(load.jobs[0].tensor for load in loads if self._can_skip_values(load))
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
@@ -174,20 +223,23 @@ class TensorLoader:
         return _Read(values=stored.values, digest=digest, recall=self._recall(load, digest))
 
     def _can_skip_values(self, load: Load) -> bool:
-        return self._cache is not None and all(job.needs_spectrum for job in load.jobs if job.needs_values)
+        needed = [job.needs_spectrum for job in load.jobs if job.needs_values]
+        return self._cache is not None and bool(needed) and all(needed)
 
     def _recall(self, load: Load, digest: str) -> Recall:
         jobs = [job for job in load.jobs if job.needs_spectrum]
         if self._cache is None or not jobs:
             return Recall()
         recall = self._cache.recall(jobs, digest)
-        self._expects_known = recall.is_complete
+        self._expects_known = self._was_known = recall.is_complete
+        if not recall.is_complete:
+            self._hasher.forget()
         return recall
 
     def _digest_whole(self, tensor: TensorInfo) -> str:
         name, digest = self._stack_digest
         if name != tensor.name:
-            digest = self._checkpoint.digest(tensor)
+            digest = self._hasher.digest(tensor)
             self._stack_digest = (tensor.name, digest)
         return digest
 

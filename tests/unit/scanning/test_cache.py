@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from oblong.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from oblong.errors import OutputWriteError
+from oblong.errors import CorruptCheckpointError, OutputWriteError
 from oblong.records import Scan, ScanConfig, Status
 from oblong.scanning import scan, scanner
+from oblong.scanning.cache import open_cache
 from oblong.scanning.cache_key import Arithmetic, KeyMaker, describe_arithmetic
 from oblong.scanning.store import PLACE_VARIABLE, SpectrumStore
-from oblong.scanning.worklist import Job, list_jobs
+from oblong.scanning.streaming import read_ahead
+from oblong.scanning.worklist import Job, list_batches, list_jobs, list_loads
 from oblong.spectra import compute_spectra
 from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_typed
 
@@ -279,3 +281,38 @@ class TestKey:
         assert one.identity == two.identity
         assert one.for_matrix(100) == two.for_matrix(100)
         assert one.for_matrix(10**8) != two.for_matrix(10**8)
+
+
+@pytest.mark.parametrize("window", [1, 5000, 1 << 20])
+def test_a_repeated_scan_hashes_every_tensor_once(
+    tmp_path: Path, store: SpectrumStore, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(scanner, "WINDOW_BYTES", window)
+    model = write_model(tmp_path / "model")
+    expected = scan(str(model)).digest()
+    hashed: list[str] = []
+    digest = Checkpoint.digest
+
+    def spy(self: Checkpoint, tensor: TensorInfo) -> str:
+        hashed.append(tensor.name)
+        return digest(self, tensor)
+
+    monkeypatch.setattr(Checkpoint, "digest", spy)
+    assert scan(str(model)).digest() == expected
+    assert sorted(hashed) == sorted(name for name, values in llama_tensors().items() if values.ndim == 2)
+
+
+def test_a_file_that_is_cut_off_while_it_is_hashed_ahead_is_named(tmp_path: Path, store: SpectrumStore) -> None:
+    model = write_model(tmp_path / "model")
+    scan(str(model))
+    checkpoint = open_checkpoint(model)
+    jobs = list_jobs(checkpoint, ScanConfig())
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-2000])
+    cache = open_cache(checkpoint, ScanConfig(), 1)
+    batches = list_batches(list_loads(jobs), 1)
+    with (
+        pytest.raises(CorruptCheckpointError, match="the file ends before"),
+        read_ahead(checkpoint, batches, cache=cache) as loaded,
+    ):
+        list(loaded)
