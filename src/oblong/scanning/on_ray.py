@@ -25,6 +25,7 @@ LOCAL: Final = "local"
 MAX_RETRIES: Final = 5
 # Finished units are all that travels.
 OBJECT_STORE_BYTES: Final = 128 << 20
+KNOCK_TIMEOUT_SECONDS: Final = 10.0
 
 
 def check_request(device: str, address: str) -> None:
@@ -119,6 +120,7 @@ def connect(address: str) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     local = {"num_cpus": count_cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
+        knock(address)
         ray.init(address=address, **quiet, **(local if address == LOCAL else {}))
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         advice = "is the address that of `ray start --head`, and can this host reach it? See docs/how-to/ray.md"
@@ -127,6 +129,17 @@ def connect(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Make sure that somebody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_TIMEOUT_SECONDS).close()
 
 
 def check_cores(nodes: Sequence[dict[str, Any]], num_threads: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
@@ -16,16 +15,15 @@ from numpy.typing import NDArray
 from oblong.checkpoints import Checkpoint, TensorInfo
 from oblong.records import Status
 from oblong.scanning.cache import Recall, SpectrumCache
-from oblong.scanning.devices import count_cores
 from oblong.scanning.finding import Finding
+from oblong.scanning.hashing import AheadHasher
 from oblong.scanning.worklist import Batch, Job, Load
 
 # Values of one batch; several equal shapes must fit for the threads to share the work. In flight there are at most
 # twice as many bytes, or one tensor that is larger.
 WINDOW_BYTES: Final = 32 << 20
 BUDGET_BYTES: Final = 2 * WINDOW_BYTES
-# Known tensors are hashed in several threads, which then is all that a scan does. Each holds one chunk of bytes.
-MAX_HASHERS: Final = 4
+# How far known tensors are hashed in advance.
 BATCHES_AHEAD: Final = 4
 
 
@@ -124,38 +122,6 @@ def read_ahead(
         budget.close()
         thread.join()
         hasher.close()
-
-
-class AheadHasher:
-    """Hashes tensors in background threads before their digests are asked for; one thread begins and asks."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._pool = ThreadPoolExecutor(min(MAX_HASHERS, count_cores()), thread_name_prefix="oblong-hasher")
-        self._begun: dict[str, Future[str]] = {}
-        self._seen: set[str] = set()
-
-    def begin(self, tensors: Iterable[TensorInfo]) -> None:
-        """Hash these, each once however often it is named."""
-        for tensor in tensors:
-            if tensor.name not in self._seen:
-                self._seen.add(tensor.name)
-                self._begun[tensor.name] = self._pool.submit(self._checkpoint.digest, tensor)
-
-    def digest(self, tensor: TensorInfo) -> str:
-        """SHA-256 of the stored bytes; waits if it was begun."""
-        begun = self._begun.pop(tensor.name, None)
-        return self._checkpoint.digest(tensor) if begun is None else begun.result()
-
-    def forget(self) -> None:
-        """Give up what was begun and has not started."""
-        for name in [name for name, future in self._begun.items() if future.cancel()]:
-            del self._begun[name]
-            self._seen.discard(name)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

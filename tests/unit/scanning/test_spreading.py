@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oblong.checkpoints import open_checkpoint
-from oblong.errors import MissingExtraError, SelectionError
+from oblong.errors import MissingExtraError, OperationalError, SelectionError
 from oblong.records import ScanConfig
 from oblong.scanning import scan
 from oblong.scanning.cache_key import Arithmetic
@@ -125,3 +125,10 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingExtraError, match=r"pip install 'oblong\[ray\]'"):
         scan(str(write_model(tmp_path / "model")), ray="local")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_where_nobody_listens_is_named_at_once(tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(OperationalError, match=f"cannot join the Ray cluster at {address}.*ray start --head"):
+        scan(str(write_model(tmp_path / "model")), ray=address, num_threads=1)
