@@ -33,7 +33,7 @@ def peak():
 model, spectrum, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
 before = peak()
 with tempfile.TemporaryDirectory() as directory:
-    found = scan(model, output=Path(directory) / "s.jsonl", spectrum=spectrum, num_threads=threads)
+    found = scan(model, output=Path(directory) / "s.jsonl", spectrum=spectrum, num_threads=threads, cache=False)
 largest = max(found, key=lambda unit: unit.num_parameters)
 print(json.dumps({"imported_bytes": before, "scan_bytes": peak() - before, "units": len(found),
                   "largest_tensor": largest.name, "largest_tensor_float32_bytes": 4 * largest.num_parameters}))

@@ -58,7 +58,7 @@ def run_oblong(model: str, *, with_vocabulary: bool, threads: int) -> int:
     """Scan to a file; the number of matrices measured."""
     exclude = None if with_vocabulary else r"embed|lm_head|norm"
     with tempfile.TemporaryDirectory() as directory:
-        found = scan(model, output=Path(directory) / "s.jsonl", exclude=exclude, num_threads=threads)
+        found = scan(model, output=Path(directory) / "s.jsonl", exclude=exclude, num_threads=threads, cache=False)
     return len(found.measured)
 
 

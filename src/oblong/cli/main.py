@@ -9,6 +9,7 @@ from typing import Any, Final
 import typer
 from rich.markup import escape
 
+from oblong.cli.cache import app as cache_app
 from oblong.cli.compare import compare
 from oblong.cli.demo import demo
 from oblong.cli.evaluate import evaluate
@@ -94,6 +95,7 @@ app.command()(merge)
 app.command()(compare)
 app.command()(report)
 app.command()(demo)
+app.add_typer(cache_app, name="cache")
 
 
 if __name__ == "__main__":

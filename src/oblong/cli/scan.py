@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -47,8 +49,19 @@ def scan(
         bool,
         typer.Option("--stream", help="Fetch a Hub model shard by shard, two on the disk at most, and delete them."),
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the work over a Ray cluster: its address, `auto`, or `local`. Every node must see the files "
+            "of MODEL under the same path.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished output.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Measure every matrix again; see `oblong cache`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Measure how round or oblong every weight tensor of a model is.
@@ -63,7 +76,8 @@ def scan(
     target = output or Path(f"{make_slug(model)}.scan.jsonl")
     start = time.monotonic()
     try:
-        with ScanBar() as bar:
+        # Ray prints to stdout, which belongs to the result.
+        with ScanBar() as bar, redirect_stdout(sys.stderr) if ray else nullcontext():
             result = scan_model(
                 model,
                 output=target,
@@ -77,6 +91,8 @@ def scan(
                 num_threads=threads,
                 heads=heads,
                 stream=stream,
+                cache=not no_cache,
+                ray=ray,
             )
     except KeyboardInterrupt:
         stderr().print("[yellow]interrupted;[/yellow] what was finished is kept: run the same command to go on")

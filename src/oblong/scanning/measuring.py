@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from oblong.records import Measures, ScanConfig, Status, Unit
 from oblong.scanning.devices import ComputeSpectra
+from oblong.scanning.finding import LASTING, Finding
 from oblong.scanning.streaming import LoadedBatch, LoadedJob
 from oblong.spectra import Outcome, Spectrum, compute_measures, compute_noise_floor
 
@@ -29,7 +30,16 @@ def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: Compu
         units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
         seconds = round((time.perf_counter() - start) / len(positions), 6)
         finished |= {p: unit.model_copy(update={"seconds": seconds}) for p, unit in zip(positions, units, strict=True)}
-    return [finished.get(position) or finish_unmeasured(loaded) for position, loaded in enumerate(batch)]
+    return [finished.get(position) or _finish_uncomputed(loaded) for position, loaded in enumerate(batch)]
+
+
+def collect_findings(batch: Sequence[LoadedJob], units: Sequence[Unit]) -> dict[str, Finding]:
+    """What the cache did not know before a batch was measured, by key."""
+    return {
+        loaded.key: Finding(status=unit.status, measures=unit.measures)
+        for loaded, unit in zip(batch, units, strict=True)
+        if loaded.key is not None and loaded.known is None and unit.status in LASTING
+    }
 
 
 def _compute_all(matrices: Sequence[Matrix], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
@@ -46,7 +56,7 @@ def _compute_all(matrices: Sequence[Matrix], compute_spectra: ComputeSpectra) ->
 def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
     groups: dict[tuple[int, int], list[int]] = {}
     for position, loaded in enumerate(batch):
-        if loaded.job.needs_spectrum:
+        if loaded.job.needs_spectrum and loaded.known is None:
             groups.setdefault(loaded.job.matrix.matrix_shape, []).append(position)
     return list(groups.values())
 
@@ -69,6 +79,12 @@ def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Unit:
         noise_floor=floor,
     )
     return _close(loaded, status, Measures.model_validate(measures, from_attributes=True))
+
+
+def _finish_uncomputed(loaded: LoadedJob) -> Unit:
+    if loaded.known is None:
+        return finish_unmeasured(loaded)
+    return _close(loaded, loaded.known.status, loaded.known.measures)
 
 
 def finish_unmeasured(loaded: LoadedJob) -> Unit:

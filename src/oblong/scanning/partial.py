@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from oblong.errors import OutputWriteError
-from oblong.records import ScanHeader, Unit
+from oblong.records import Scan, ScanHeader, Unit
 from oblong.records.scan import render_line
 
 PARTIAL_SUFFIX: Final = ".partial"
@@ -26,21 +26,25 @@ def get_partial_path(output: Path) -> Path:
 
 
 class PartialScan:
-    """An open, locked `OUTPUT.partial`. `header` is the file's own: that of the run that began it."""
+    """An open, locked `OUTPUT.partial`. `header` is the file's own: that of the run that began it.
+
+    Its lines are in checkpoint order when one machine scans; several machines append as they finish.
+    """
 
     def __init__(self, output: Path, file: FileIO, header: ScanHeader) -> None:
         self.output = output
         self.header = header
         self._file = file
+        self._names: list[str] = []
 
     def resume(self, names: Sequence[str]) -> tuple[Unit, ...] | None:
         """Keep what an interrupted scan of the same bytes wrote, and cut off the rest.
 
         Args:
-            names: of all units in checkpoint order; a kept line must be the next of them.
+            names: of all units of this scan; a kept line must be one of them, and the first of its name.
 
         Returns:
-            The units that need not be made again; None when the file is of another scan.
+            The units that need not be made again, in the order of the file; None when the file is of another scan.
         """
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
@@ -49,6 +53,7 @@ class PartialScan:
             return None
         units = tuple(_iter_units(lines[1:], names))
         self.header = header
+        self._names = [unit.name for unit in units]
         self._truncate(sum(len(line) for line in lines[: 1 + len(units)]))
         return units
 
@@ -61,14 +66,24 @@ class PartialScan:
         """Start afresh: one line, the header."""
         self._truncate(0)
         self.header = header
+        self._names = []
         self._write(render_line(header))
 
     def append(self, unit: Unit) -> None:
         """Write one line; after this returns, a kill does not lose it."""
         self._write(render_line(unit))
+        self._names.append(unit.name)
 
-    def finish(self) -> None:
-        """Make the file durable and give it its name; what had that name is replaced only now."""
+    def finish(self, units: Sequence[Unit]) -> None:
+        """Make the file durable and give it its name; what had that name is replaced only now.
+
+        Args:
+            units: all units, in checkpoint order; they are written again where the lines are in another.
+        """
+        if self._names != [unit.name for unit in units]:
+            Scan(header=self.header, units=tuple(units)).write(self.output, force=True)
+            get_partial_path(self.output).unlink()
+            return
         with _explain(self.output):
             os.fsync(self._file.fileno())
             get_partial_path(self.output).replace(self.output)
@@ -116,14 +131,16 @@ def _parse_header(line: bytes) -> ScanHeader | None:
 
 
 def _iter_units(lines: Sequence[bytes], names: Sequence[str]) -> Iterator[Unit]:
-    """The leading lines that are whole, valid and the units that we would make next."""
-    for line, name in zip(lines, names, strict=False):
+    """The leading lines that are whole, valid and of units that are still to be made."""
+    missing = set(names)
+    for line in lines:
         try:
             unit = Unit.model_validate(json.loads(line))
         except ValueError:  # also pydantic's: a torn or foreign line
             return
-        if unit.name != name or not line.endswith(b"\n"):
+        if unit.name not in missing or not line.endswith(b"\n"):
             return
+        missing.remove(unit.name)
         yield unit
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from oblong.checkpoints import Checkpoint
 from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
-from oblong.scanning.devices import ComputeSpectra, choose_backend
-from oblong.scanning.measuring import measure_batch
+from oblong.scanning.cache import SpectrumCache, open_cache
+from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
+from oblong.scanning.measuring import collect_findings, measure_batch
+from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
 from oblong.scanning.partial import PartialScan, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
+from oblong.scanning.spreading import list_tasks
 from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
 from oblong.scanning.subject import Model, open_subject
-from oblong.scanning.worklist import Job, list_batches, list_jobs, list_loads
+from oblong.scanning.worklist import Batch, Job, list_batches, list_jobs, list_loads
 
 SPECTRA: Final = ("extremes", "full")
 
@@ -35,6 +38,8 @@ def scan(
     num_threads: int | None = None,
     heads: bool = False,
     stream: bool = False,
+    cache: bool = True,
+    ray: str | None = None,
 ) -> Scan:
     """Measure every tensor of a checkpoint, or of a live module.
 
@@ -52,6 +57,9 @@ def scan(
         num_threads: threads on the CPU; every core that this process may use if None.
         heads: whether to measure every head of q, k, v and o as well, in rows of their own that no Plan chooses.
         stream: whether to fetch a Hub model shard by shard, with at most two shards on the disk, and delete them again.
+        cache: whether to take what earlier scans found about the same stored bytes, and to add what this one finds.
+            The Scan has the same digest either way.
+        ray: address of a Ray cluster whose nodes do the work, or `local` for one on this machine.
 
     Returns:
         The Scan, in checkpoint order.
@@ -63,40 +71,57 @@ def scan(
         DownloadError: a shard could not be fetched; the same call goes on from there.
         OutputExistsError: `output` exists and `force` is false.
         OutputWriteError: the output cannot be written; what was finished is kept.
+        MissingExtraError, OperationalError, WorkerError: see `oblong.scanning.on_ray`.
     """
     if spectrum not in SPECTRA:
         raise SelectionError(f"--spectrum {spectrum!r} is unknown; choose one of {', '.join(SPECTRA)}")
     if output is not None and output.exists() and not force:
         raise OutputExistsError(output)
+    if ray is not None:
+        check_request(device, ray)
+    threads = num_threads or count_cores()
     compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads)
     config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
     with open_subject(model, stream=stream) as subject:
         checkpoint = subject.checkpoint
+        cache = cache and subject.is_local
+        if ray is not None and not subject.is_local:
+            raise SelectionError("ray spreads a model whose files every node sees: not a live module, not stream")
         jobs = list_jobs(checkpoint, config)
         provenance = Provenance.here()
         header = ScanHeader(model=subject.name, checkpoint=checkpoint.info, config=config, provenance=provenance)
         with open_partial(output, header) if output else nullcontext() as partial:
             run = ScanRun(checkpoint, jobs, on_progress)
             run.start(partial, header, fresh=fresh)
-            run.measure(config, compute)
+            if ray is None:
+                run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
+            else:
+                run.measure_on_ray(ray, config, num_threads=threads, use_cache=cache)
             if partial is not None:
-                partial.finish()
-    return Scan(header=partial.header if partial else header, units=tuple(run.units))
+                partial.finish(run.units)
+    return Scan(header=partial.header if partial else header, units=run.units)
 
 
 class ScanRun:
-    """The state of one scan: the units that are finished, in checkpoint order."""
+    """The state of one scan: which units are finished."""
 
     def __init__(self, checkpoint: Checkpoint, jobs: Sequence[Job], on_progress: ProgressCallback | None) -> None:
-        self.units: list[Unit] = []
         self._checkpoint = checkpoint
         self._jobs = jobs
         self._on_progress = on_progress or (lambda progress: None)
         self._partial: PartialScan | None = None
-        self._total_work = sum(job.work for job in jobs)
+        self._finished: dict[str, Unit] = {}
+        self._work = {job.unit.name: job.work for job in jobs}
+        self._total_work = sum(self._work.values())
         self._done_work = 0.0
         if checkpoint.remote is not None:
-            checkpoint.remote.on_fetch = lambda name: self._say(f"fetching {name}")
+            checkpoint.remote.on_fetch = lambda name: self.say_all([f"fetching {name}"])
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The finished units, in checkpoint order."""
+        found = (self._finished.get(job.unit.name) for job in self._jobs)
+        return tuple(unit for unit in found if unit is not None)
 
     def start(self, partial: PartialScan | None, header: ScanHeader, *, fresh: bool) -> None:
         """Take over what an interrupted scan left, or begin the file."""
@@ -104,55 +129,91 @@ class ScanRun:
         if partial is None:
             return
         if not fresh and not partial.is_empty:
-            self.units = list(self._take_over(partial))
-            self._done_work = sum(job.work for job in self._jobs[: len(self.units)])
-        if not self.units:
+            self._finished = {unit.name: unit for unit in self._take_over(partial)}
+            self._done_work = sum(self._work[name] for name in self._finished)
+        if not self._finished:
             partial.begin(header)
 
-    def measure(self, config: ScanConfig, compute: ComputeSpectra) -> None:
+    def measure(self, config: ScanConfig, compute: ComputeSpectra, cache: SpectrumCache | None) -> None:
         """Make the units that are missing.
 
         A batch that was interrupted is computed again as a whole, so that every matrix meets the same neighbours, and
         gets the same bits, as in a scan that was never interrupted.
         """
-        batches = list_batches(list_loads(self._jobs), WINDOW_BYTES)
-        done, first = len(self.units), 0
-        while first < len(batches) and (size := _count_units(batches[first])) <= done:
-            done, first = done - size, first + 1
-        with read_ahead(self._checkpoint, batches[first:]) as loaded_batches:
+        batches = [batch for batch in self._list_batches() if not self.has_all(batch)]
+        num_known = 0
+        with read_ahead(self._checkpoint, batches, cache=cache) as loaded_batches:
             for batch in loaded_batches:
                 units = measure_batch(batch, config, compute)
+                num_known += sum(loaded.known is not None for loaded in batch)
+                if cache is not None:
+                    cache.remember(collect_findings(batch, units))
+                    self.say_all(cache.take_warnings())
                 del batch
-                for unit in units[done:]:
-                    self._add(unit)
-                done = 0
+                self.add(units)
+        self._say_known(num_known)
+
+    def measure_on_ray(self, address: str, config: ScanConfig, *, num_threads: int, use_cache: bool) -> None:
+        """Make the units that are missing on a Ray cluster; they are added as they are finished, in any order."""
+        request = make_request(
+            self._checkpoint, config, window_bytes=WINDOW_BYTES, num_threads=num_threads, use_cache=use_cache
+        )
+        tasks = list_tasks(self._list_batches(), self.has_all)
+        hosts = HostNotes(request)
+        num_known = 0
+        # Closed at once when whoever watches ends the scan: tasks that still wait must not run for nobody.
+        with closing(iter_outcomes(address, request, tasks)) as outcomes:
+            for outcome in outcomes:
+                self.say_all([*hosts.note(outcome), *outcome.messages])
+                num_known += outcome.num_known
+                self.add(outcome.units)
+        self._say_known(num_known)
+
+    def _list_batches(self) -> tuple[Batch, ...]:
+        return list_batches(list_loads(self._jobs), WINDOW_BYTES)
+
+    def _say_known(self, num_known: int) -> None:
+        if num_known:
+            self.say_all([f"{num_known} of {len(self._jobs)} units were known from the cache of earlier scans"])
+
+    def has_all(self, batch: Batch) -> bool:
+        """Whether every unit of a batch is finished."""
+        return all(job.unit.name in self._finished for load in batch for job in load.jobs)
+
+    def add(self, units: Iterable[Unit]) -> None:
+        """Take those of some units that were not finished yet."""
+        for unit in units:
+            if unit.name not in self._finished:
+                self._add(unit)
+
+    def say_all(self, messages: Iterable[str]) -> None:
+        """Tell whoever watches."""
+        for message in messages:
+            self._report(message=message)
 
     def _take_over(self, partial: PartialScan) -> Sequence[Unit]:
         kept = partial.resume([job.unit.name for job in self._jobs])
         if kept is None:
-            self._say(f"{partial.output.name}.partial is of another scan or model; starting afresh")
+            self.say_all([f"{partial.output.name}.partial is of another scan or model; starting afresh"])
             return ()
         if self._checkpoint.remote is None and (changed := find_changed_tensor(self._checkpoint, kept)):
-            self._say(f"{changed} has changed since the scan was interrupted; starting afresh")
+            self.say_all([f"{changed} has changed since the scan was interrupted; starting afresh"])
             return ()
         if kept:
-            self._say(f"resuming: {len(kept)} of {len(self._jobs)} units were finished before")
+            self.say_all([f"resuming: {len(kept)} of {len(self._jobs)} units were finished before"])
         return kept
 
     def _add(self, unit: Unit) -> None:
         if self._partial is not None:
             self._partial.append(unit)
-        self._done_work += self._jobs[len(self.units)].work
-        self.units.append(unit)
+        self._done_work += self._work[unit.name]
+        self._finished[unit.name] = unit
         self._report(detail=unit.name)
-
-    def _say(self, message: str) -> None:
-        self._report(message=message)
 
     def _report(self, **what: Any) -> None:
         self._on_progress(
             ScanProgress(
-                done=len(self.units),
+                done=len(self._finished),
                 total=len(self._jobs),
                 done_work=self._done_work,
                 total_work=self._total_work,
@@ -169,7 +230,3 @@ def find_changed_tensor(checkpoint: Checkpoint, units: Sequence[Unit]) -> str | 
     digests = {unit.tensor: unit.digest for unit in units if unit.digest is not None}
     tensors = (tensor for tensor in checkpoint.tensors if tensor.name in digests)
     return next((t.name for t in tensors if checkpoint.digest(t) != digests[t.name]), None)
-
-
-def _count_units(batch: Sequence[Any]) -> int:
-    return sum(len(load.jobs) for load in batch)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Queue
 from typing import Any, Final
 
@@ -14,25 +14,33 @@ from numpy.typing import NDArray
 
 from oblong.checkpoints import Checkpoint, TensorInfo
 from oblong.records import Status
+from oblong.scanning.cache import Recall, SpectrumCache
+from oblong.scanning.finding import Finding
+from oblong.scanning.hashing import AheadHasher
 from oblong.scanning.worklist import Batch, Job, Load
 
 # Values of one batch; several equal shapes must fit for the threads to share the work. In flight there are at most
 # twice as many bytes, or one tensor that is larger.
 WINDOW_BYTES: Final = 32 << 20
 BUDGET_BYTES: Final = 2 * WINDOW_BYTES
+# How far known tensors are hashed in advance.
+BATCHES_AHEAD: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedJob:
     """A job with its matrix (matrix_shape, float32 or float64; None where no values are needed) and its digest.
 
-    `rounding_rms`: see `StoredTensor`.
+    `rounding_rms`: see `StoredTensor`. `known` is what the cache has about the matrix, `key` the name under which it
+    would keep it.
     """
 
     job: Job
     values: NDArray[np.floating[Any]] | None
     digest: str | None
     rounding_rms: float | None = None
+    key: str | None = None
+    known: Finding | None = None
 
 
 LoadedBatch = tuple[LoadedJob, ...]
@@ -69,7 +77,11 @@ class ByteBudget:
 
 @contextmanager
 def read_ahead(
-    checkpoint: Checkpoint, batches: Sequence[Batch], *, budget_bytes: int = BUDGET_BYTES
+    checkpoint: Checkpoint,
+    batches: Sequence[Batch],
+    *,
+    cache: SpectrumCache | None = None,
+    budget_bytes: int = BUDGET_BYTES,
 ) -> Iterator[Iterator[LoadedBatch]]:
     """Read the batches in order in a background thread, while earlier ones are computed.
 
@@ -80,11 +92,13 @@ def read_ahead(
     """
     budget = ByteBudget(budget_bytes)
     queue: Queue[LoadedBatch | Exception | None] = Queue()
-    loader = TensorLoader(checkpoint)
+    hasher = AheadHasher(checkpoint)
+    loader = TensorLoader(checkpoint, cache, hasher)
 
     def fill() -> None:
         try:
-            for batch in batches:
+            for index, batch in enumerate(batches):
+                loader.announce(load for later in batches[index : index + BATCHES_AHEAD] for load in later)
                 if not budget.acquire(_count_bytes(batch)):
                     return
                 queue.put(tuple(loaded for load in batch for loaded in loader.load(load)))
@@ -111,37 +125,94 @@ def read_ahead(
         if checkpoint.remote is not None:
             checkpoint.remote.stop()
         thread.join()
+        hasher.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """What one load brought: the values of its tensor unless nobody needs them, the digest unless it was not read."""
+
+    values: NDArray[np.floating[Any]] | None = None
+    digest: str | None = None
+    rounding_rms: float | None = None
+    recall: Recall = field(default_factory=Recall)
 
 
 class TensorLoader:
-    """Performs loads, one after the other; remembers the digest of the stack whose experts are being read."""
+    """Performs loads, one after the other; remembers the digest of the stack whose experts are being read.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    With a cache a tensor is hashed first and decoded only if something in it is unknown. After a tensor that was
+    unknown the next one is expected to be so too, and is decoded while it is hashed: that way neither the first scan
+    of a model nor a repeated one reads its bytes twice.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, cache: SpectrumCache | None = None, hasher: AheadHasher | None = None
+    ) -> None:
         self._checkpoint = checkpoint
+        self._cache = cache
+        self._hasher = hasher or AheadHasher(checkpoint)
         self._stack_digest: tuple[str, str] = ("", "")
+        self._expects_known = True
+        self._was_known = False
+
+    def announce(self, loads: Iterable[Load]) -> None:
+        """Say what will be loaded next: what is probably known is hashed in the background."""
+        if self._was_known:
+            self._hasher.begin(load.jobs[0].tensor for load in loads if self._can_skip_values(load))
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
-        values, digest, rounding_rms = self._read(load)
+        read = self._read(load)
         for job in load.jobs:
-            matrix = None if values is None or not job.needs_values else _extract(job, load, values)
+            name = job.unit.name
+            known = read.recall.findings.get(name)
+            is_needed = read.values is not None and job.needs_values and known is None
             is_read = job.unit.status is not Status.EXCLUDED
-            yield LoadedJob(job=job, values=matrix, digest=digest if is_read else None, rounding_rms=rounding_rms)
+            yield LoadedJob(
+                job=job,
+                values=_extract(job, load, read.values) if is_needed and read.values is not None else None,
+                digest=read.digest if is_read else None,
+                rounding_rms=read.rounding_rms,
+                key=read.recall.keys.get(name),
+                known=known,
+            )
 
-    def _read(self, load: Load) -> tuple[NDArray[np.floating[Any]] | None, str | None, float | None]:
+    def _read(self, load: Load) -> _Read:
+        tensor = load.jobs[0].tensor
         if all(job.unit.status is Status.EXCLUDED for job in load.jobs):
-            return None, None, None
-        is_slice = load.tensor.slice_index is not None
+            return _Read()
         if not any(job.needs_values for job in load.jobs):
-            return None, self._digest_whole(load.jobs[0].tensor), None
+            return _Read(digest=self._digest_whole(tensor))
+        is_slice = load.tensor.slice_index is not None
+        if self._can_skip_values(load) and (is_slice or self._expects_known):
+            digest = self._digest_whole(tensor)
+            recall = self._recall(load, digest)
+            if recall.is_complete:
+                return _Read(digest=digest, recall=recall)
         stored = self._checkpoint.load(load.tensor)
-        digest = self._digest_whole(load.jobs[0].tensor) if is_slice else stored.digest
-        return stored.values, digest, stored.rounding_rms
+        digest = self._digest_whole(tensor) if is_slice else stored.digest
+        recall = self._recall(load, digest)
+        return _Read(values=stored.values, digest=digest, rounding_rms=stored.rounding_rms, recall=recall)
+
+    def _can_skip_values(self, load: Load) -> bool:
+        needed = [job.needs_spectrum for job in load.jobs if job.needs_values]
+        return self._cache is not None and bool(needed) and all(needed)
+
+    def _recall(self, load: Load, digest: str) -> Recall:
+        jobs = [job for job in load.jobs if job.needs_spectrum]
+        if self._cache is None or not jobs:
+            return Recall()
+        recall = self._cache.recall(jobs, digest)
+        self._expects_known = self._was_known = recall.is_complete
+        if not recall.is_complete:
+            self._hasher.forget()
+        return recall
 
     def _digest_whole(self, tensor: TensorInfo) -> str:
         name, digest = self._stack_digest
         if name != tensor.name:
-            digest = self._checkpoint.digest(tensor)
+            digest = self._hasher.digest(tensor)
             self._stack_digest = (tensor.name, digest)
         return digest
 

@@ -24,6 +24,8 @@ class Subject:
 
     name: str
     checkpoint: Checkpoint
+    is_local: bool = False
+    """Whether it is files on this disk: only those are cached and spread over a cluster."""
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def open_subject(model: Model, *, stream: bool = False) -> Iterator[Subject]:
             with open_streamed(name) as checkpoint:
                 yield Subject(name=f"{name}@{checkpoint.path.name}", checkpoint=checkpoint)
         else:
-            yield Subject(name=name, checkpoint=open_checkpoint(locate_model(name)))
+            yield Subject(name=name, checkpoint=open_checkpoint(locate_model(name)), is_local=True)
         return
     if stream:
         raise SelectionError("stream=True needs a Hub id such as ORG/NAME; a live module is already here")

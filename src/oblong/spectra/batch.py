@@ -18,6 +18,11 @@ LARGE_ELEMENTS: Final = 6 * 1024**2
 """From here on BLAS uses its threads well, and one float64 copy per thread would be a lot of memory."""
 
 
+def is_large(num_elements: int) -> bool:
+    """Whether a matrix of so many elements gets all BLAS threads; a smaller one always gets one."""
+    return num_elements >= LARGE_ELEMENTS
+
+
 def count_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -48,10 +53,10 @@ def compute_spectra(
     """
     num_threads = num_threads or count_cores()
     measure = partial(compute_spectrum, full=full, tolerance=tolerance)
-    is_large = any(matrix.size >= LARGE_ELEMENTS for matrix in matrices)
-    num_workers = 1 if is_large else min(num_threads, len(matrices))
+    any_large = any(is_large(matrix.size) for matrix in matrices)
+    num_workers = 1 if any_large else min(num_threads, len(matrices))
     if num_workers <= 1:
-        with threadpool_limits(num_threads if is_large else 1, user_api="blas"):
+        with threadpool_limits(num_threads if any_large else 1, user_api="blas"):
             return [measure(matrix) for matrix in matrices]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_workers) as pool:
         return list(pool.map(measure, matrices))
