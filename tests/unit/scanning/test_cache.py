@@ -20,6 +20,7 @@ from oblong.scanning.streaming import read_ahead
 from oblong.scanning.worklist import Job, list_batches, list_jobs, list_loads
 from oblong.spectra import compute_spectra
 from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_typed
+from tests.packed_builders import build_bnb4
 
 ARITHMETIC = Arithmetic(identity="this machine", num_threads=2)
 
@@ -316,3 +317,35 @@ def test_a_file_that_is_cut_off_while_it_is_hashed_ahead_is_named(tmp_path: Path
         read_ahead(checkpoint, batches, cache=cache) as loaded,
     ):
         list(loaded)
+
+
+def test_a_quantised_weight_is_cached_with_its_companions(tmp_path: Path, store: SpectrumStore) -> None:
+    stored, _ = build_bnb4(nested=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write_typed(tmp_path / "a" / "model.safetensors", stored)
+    fresh = scan(str(tmp_path / "a"), cache=False)
+    collect(tmp_path / "a")
+    again, messages = collect(tmp_path / "a")
+    assert again.digest() == fresh.digest()
+    assert any("cache" in message for message in messages)
+
+    name, code, shape, data = stored[1]
+    assert name == "m.weight.absmax"
+    other = bytes([data[0] ^ 1, *data[1:]])
+    write_typed(tmp_path / "b" / "model.safetensors", [stored[0], (name, code, shape, other), *stored[2:]])
+    changed, messages = collect(tmp_path / "b")
+    assert changed["m.weight"].measures != again["m.weight"].measures
+    assert not any("cache" in message for message in messages)
+
+
+def test_heads_share_the_cache_with_a_plain_scan(
+    tmp_path: Path, store: SpectrumStore, computed: list[tuple[int, ...]]
+) -> None:
+    model = write_model(tmp_path / "model")
+    plain, _ = collect(model)
+    num_plain = len(computed)
+    with_heads, _ = collect(model, heads=True)
+    assert {unit.name for unit in plain} <= {unit.name for unit in with_heads}
+    again = len(computed) - num_plain
+    assert again == len([unit for unit in with_heads.measured if "[head." in unit.name])
