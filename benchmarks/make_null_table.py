@@ -1,7 +1,7 @@
 """Make src/oblong/spectra/null_table.json: quantiles of ln kappa, standardised, of Gaussian matrices.
 
     python benchmarks/make_null_table.py            # about 3 minutes on one core
-    python benchmarks/make_null_table.py --samples 2000 --output /tmp/table.json
+    python benchmarks/make_null_table.py --samples 2000 --output table.json
 
 A p x q Gaussian matrix has the singular values of a bidiagonal one with independent chi variables (Dumitriu and Edelman
 2002), so a sample costs O(p) instead of O(p^2 q). The extreme values come from bisection on the signs of the stationary
