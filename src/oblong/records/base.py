@@ -88,8 +88,11 @@ class Record(Part):
         return validate(cls, load_document(path), path)
 
     def digest(self) -> str:
-        """SHA-256 of what the record says, not of when and where it was written: two equal Plans have one digest."""
-        return digest_bytes(self.model_dump_json(exclude={"provenance"}).encode())
+        """SHA-256 of what the record says, not of when and where it was written: two equal Plans have one digest.
+
+        Fields at their defaults do not count: a later version that adds an optional field finds the same digest.
+        """
+        return digest_bytes(self.model_dump_json(exclude={"provenance"}, exclude_defaults=True).encode())
 
 
 def load_document(path: Path) -> Any:

@@ -221,9 +221,12 @@ class Scan(Part):
         return Units(self.units).filter(role=role, layer=layer, status=status, name=name)
 
     def digest(self) -> str:
-        """SHA-256 of what was found: everything but timings and provenance, so that a resumed scan has the same."""
-        header = self.header.model_dump_json(exclude={"provenance"})
-        units = (unit.model_dump_json(exclude={"seconds"}) for unit in self.units)
+        """SHA-256 of what was found: everything but timings and provenance, so that a resumed scan has the same.
+
+        Fields at their defaults do not count; see `Record.digest`.
+        """
+        header = self.header.model_dump_json(exclude={"provenance"}, exclude_defaults=True)
+        units = (unit.model_dump_json(exclude={"seconds"}, exclude_defaults=True) for unit in self.units)
         return digest_bytes("\n".join((header, *units)).encode())
 
     def write(self, path: Path, *, force: bool = False) -> None:

@@ -99,6 +99,17 @@ def test_digest_depends_on_content_alone() -> None:
     assert Note(text="a").digest() == Note(text="a").digest() != Note(text="b").digest()
 
 
+class LaterNote(Note):
+    """The small record of a later version, with one more optional field."""
+
+    colour: str = "red"
+
+
+def test_digest_survives_a_new_optional_field() -> None:
+    assert LaterNote(text="a").digest() == Note(text="a").digest()
+    assert LaterNote(text="a", colour="blue").digest() != Note(text="a").digest()
+
+
 def test_provenance_names_versions_but_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/home/someone/bin/oblong", "scan", "demo"])
     provenance = Provenance.here()
