@@ -98,9 +98,10 @@ def _locate_on_hub(model: str) -> Path:
 @contextmanager
 def explain_hub_errors(model: str) -> Iterator[None]:
     """Turn what huggingface_hub raises when it looks for a model into a ModelNotFoundError that says what to do."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    # Its HTTP library (requests, httpx or httpx2, by version) is found through the base of its own error.
+    transport_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
         yield
     except GatedRepoError as error:
@@ -109,7 +110,10 @@ def explain_hub_errors(model: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         advice = "no such file or directory, and the Hugging Face Hub has no public model of this name"
         raise ModelNotFoundError(model, advice) from error
-    except (HTTPError, OSError) as error:  # among them huggingface_hub's own: no such entry, no network, offline mode
+    except (
+        transport_error,
+        OSError,
+    ) as error:  # among them huggingface_hub's own: no such entry, no network, offline mode
         advice = (
             "no such file or directory, and it is neither in the Hugging Face cache nor can the Hub be reached: "
             "check the name, go online (and unset HF_HUB_OFFLINE), or pass a local directory"
