@@ -95,7 +95,10 @@ def stop(workers: Sequence[Worker]) -> None:
 def describe_failure(job: Job) -> str:
     """Which job died, and the end of its log."""
     log = job.path / "worker.log"
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-LOG_LINES_SHOWN:]
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")[-LOG_LINES_SHOWN:]
+    except OSError as error:
+        lines = [f"(it cannot be read: {error.strerror})"]
     return f"{job.label} failed; the end of {log}:\n" + "\n".join(f"    {line}" for line in lines)
 
 

@@ -75,6 +75,12 @@ def test_a_dead_job_is_explained_after_the_others_have_finished(tmp_path: Path, 
     assert [job.is_done() for job in jobs] == [False, True, True]
 
 
+def test_a_job_whose_log_is_gone_is_still_named(tmp_path: Path, workers: FakeWorkers) -> None:
+    workers.scripts["a"] = "import shutil, sys; shutil.rmtree(sys.argv[1]); sys.exit(1)"
+    with pytest.raises(WorkerError, match=r"a, seed 0 failed(.|\n)*cannot be read"):
+        run_jobs([make_job(tmp_path / "a")], num_workers=1)
+
+
 def test_results_of_another_configuration_are_not_overwritten(tmp_path: Path, workers: FakeWorkers) -> None:
     run_jobs([make_job(tmp_path / "a")], num_workers=1)
     with pytest.raises(OutputExistsError, match="exists already"):
