@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 help:
 	@echo "make demo        the main job on a real model: scan, plan, tune four ways, measure, report.html"
-	@echo "make demo-quick  the same in 2 minutes;  make demo-full  a study with three seeds (25 minutes)"
+	@echo "make demo-quick  the same in 2 minutes;  make demo-full  a study with three seeds (30 minutes)"
 	@echo "make test        lint, types, layer contracts, tests"
 	@echo "make bench       every figure of the README and docs (slow); JSON in build/bench"
 

@@ -15,7 +15,7 @@ from oblong.errors import SelectionError
 
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="2 minutes: too short to conclude anything.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="A study with three seeds: 25 minutes on 2 cores.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="A study with three seeds: some 30 minutes on 2 cores.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for runs, records, report.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do it all again although it is done.")] = False,
 ) -> None:
