@@ -1,6 +1,7 @@
 """From what a user calls a model to a place on this disk.
 
-A MODEL is a directory, a single `.safetensors`, `.gguf` or pickle file, a Hugging Face Hub id, or the word `demo`.
+A MODEL is a directory, a single `.safetensors`, `.gguf` or pickle file, a Hugging Face Hub id, or one of the names in
+`oblong.checkpoints.named`, such as `demo`.
 A thing on the disk wins over a Hub id of the same name. Without a network the Hub's cache on this disk answers. Weights
 that oblong cannot read (`.msgpack`, `.h5`, `.onnx`) are never fetched, and no code of the model's is run.
 """
@@ -15,10 +16,10 @@ from typing import Final
 
 import platformdirs
 
+from oblong.checkpoints.named import DEMO, NAMED_MODELS, NamedModel
 from oblong.errors import ModelNotFoundError, UnsupportedFormatError
 
-DEMO: Final = "demo"
-DEMO_MODEL_NAME: Final = "smollm2-135m-instruct"
+DEMO_MODEL_NAME: Final = NAMED_MODELS[DEMO].folder
 CACHE_VARIABLE: Final = "OBLONG_CACHE"
 
 WEIGHT_SUFFIXES: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
@@ -32,16 +33,22 @@ def cache_dir() -> Path:
     return Path(override).expanduser() if override else platformdirs.user_cache_path("oblong")
 
 
+def named_model_dir(model: NamedModel) -> Path:
+    """Where `oblong fetch` puts a model, present or not."""
+    return cache_dir() / "models" / model.folder
+
+
 def demo_model_dir() -> Path:
     """Where `oblong fetch demo-model` puts the demo model, present or not."""
-    return cache_dir() / "models" / DEMO_MODEL_NAME
+    return named_model_dir(NAMED_MODELS[DEMO])
 
 
 def locate_model(model: str) -> Path:
     """Find a model.
 
     Args:
-        model: a directory, a checkpoint file, a Hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`, or `demo`.
+        model: a directory, a checkpoint file, a Hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`, or a name such
+            as `demo`.
 
     Returns:
         An existing directory or file.
@@ -55,8 +62,8 @@ def locate_model(model: str) -> Path:
         return path
     if model and path.exists():
         return _accept_file(path)
-    if model == DEMO:
-        return _locate_demo()
+    if model in NAMED_MODELS:
+        return _locate_named(NAMED_MODELS[model])
     if not looks_like_hub_id(model):
         raise ModelNotFoundError(model, "there is no such file or directory")
     return _locate_on_hub(model)
@@ -69,10 +76,10 @@ def _accept_file(path: Path) -> Path:
     return path
 
 
-def _locate_demo() -> Path:
-    directory = demo_model_dir()
-    if not any(directory.glob("*.safetensors")):
-        raise ModelNotFoundError(DEMO, "it has not been fetched yet: run `oblong fetch demo-model`")
+def _locate_named(model: NamedModel) -> Path:
+    directory = named_model_dir(model)
+    if not any(file.suffix in WEIGHT_SUFFIXES for file in directory.glob("*")):
+        raise ModelNotFoundError(model.name, f"it has not been fetched yet: run `oblong fetch {model.fetch_name}`")
     return directory
 
 

@@ -86,6 +86,7 @@ _CONTEXTS: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r"^output$", "lm_head"),
         (r"attention\.output\.dense$|(?:attention|self_attn|attn)\.dense$", "o"),
         (r"attn\.c_proj$|(?:attention|attn|Attention)\.[wW]o$", "o"),
+        (r"(?:^|\.)pooler\.dense$", "pooler"),
         (r"intermediate\.dense$", "up"),
         (r"output\.dense$|mlp\.c_proj$|(?:DenseReluDense|mlp)\.[wW]o$|output_linear$", "down"),
     )
@@ -96,6 +97,7 @@ _INELIGIBLE: Final[Mapping[str, str]] = {
     "embedding": "an embedding table: its shape alone makes it look round",
     "lm_head": "the output layer: it is tied to the vocabulary",
     "router": "a router: small changes send tokens to other experts",
+    "pooler": "a pooler: it stands outside the layers, and many uses of an encoder leave it out",
     "norm": "a normalisation",
     "bias": "a bias",
     "buffer": "a buffer, not a parameter",
@@ -111,8 +113,8 @@ def classify_role(name: str, num_dimensions: int = 2) -> str:
         num_dimensions: of its shape; an unknown tensor with three or more is a convolution unless it holds experts.
 
     Returns:
-        q, k, v, o, gate, up, down, embedding, lm_head, router, norm, bias, conv, other; qkv and gate_up for fused
-        tensors that have not been split; buffer and quantisation for tensors that are no weights.
+        q, k, v, o, gate, up, down, embedding, lm_head, router, pooler, norm, bias, conv, other; qkv and gate_up for
+        fused tensors that have not been split; buffer and quantisation for tensors that are no weights.
     """
     if _BUFFER.search(name):
         return "buffer"

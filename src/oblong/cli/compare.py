@@ -45,7 +45,7 @@ def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
     """Run it with live progress; a missing demo model is fetched first."""
     import shutil
 
-    from oblong.checkpoints.locate import DEMO
+    from oblong.checkpoints.named import DEMO
     from oblong.cli.fetch import ensure_demo_model
     from oblong.comparing.compare import Watcher
     from oblong.comparing.compare import compare as run

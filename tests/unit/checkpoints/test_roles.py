@@ -91,12 +91,17 @@ NAMES = {
         "bert.encoder.layer.4.attention.output.LayerNorm.weight": "norm",
         "bert.encoder.layer.4.intermediate.dense.weight": "up",
         "bert.encoder.layer.4.output.dense.weight": "down",
-        "bert.pooler.dense.weight": "other",
+        "bert.embeddings.position_ids": "buffer",
+        "bert.pooler.dense.weight": "pooler",
+        "pooler.dense.bias": "bias",
         "cls.predictions.decoder.weight": "lm_head",
         "cls.predictions.bias": "bias",
     },
     "whisper": {
         "model.encoder.conv1.weight": "conv",
+        "model.encoder.embed_positions.weight": "embedding",
+        "model.encoder.layers.0.self_attn.out_proj.weight": "o",
+        "model.decoder.layers.0.encoder_attn.v_proj.bias": "bias",
         "model.encoder.layers.0.self_attn.k_proj.weight": "k",
         "model.decoder.layers.0.encoder_attn.q_proj.weight": "q",
         "model.decoder.layers.0.encoder_attn_layer_norm.weight": "norm",
@@ -120,6 +125,9 @@ NAMES = {
         "blk.11.ffn_gate_inp.weight": "router",
         "blk.11.attn_norm.weight": "norm",
         "output_norm.weight": "norm",
+    },
+    "of no known family": {
+        "model.layers.0.mixer.mystery.weight": "other",
     },
     "quantised": {
         "model.layers.0.mlp.down_proj.weight_scale_inv": "quantisation",
