@@ -16,6 +16,7 @@ from oblong.records.scan import (
     Status,
     Unit,
 )
+from oblong.records.spectra import PackedSpectrum, SpectraFile
 from oblong.records.units import Units
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "Measures",
+    "PackedSpectrum",
     "Part",
     "Plan",
     "PlannedTensor",
@@ -45,6 +47,7 @@ __all__ = [
     "Scan",
     "ScanConfig",
     "ScanHeader",
+    "SpectraFile",
     "Status",
     "TensorDigest",
     "Totals",
