@@ -31,3 +31,4 @@ NF4_ROUNDING = 0.1  # weights are taken as uniform between the midpoints, and bl
 
 # records: singular values of a Gaussian matrix, deflated without loss; 8 are a plain float64
 PACKED_BYTES_PER_VALUE = 6.6
+NULL_SHARE = 1e-9  # Marchenko-Pastur in closed form, which loses eps / ratio

@@ -41,7 +41,10 @@ def scan(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda or mps.")] = "cpu",
     spectrum: Annotated[
         Spectrum,
-        typer.Option(help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%."),
+        typer.Option(
+            help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%, and keeps "
+            "every singular value in OUTPUT.spectra."
+        ),
     ] = "extremes",
     heads: Annotated[bool, typer.Option("--heads", help="Also measure every head of q, k, v and o.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
