@@ -88,7 +88,8 @@ def compute_null_share(low: float, high: float, ratio: float) -> float:
 
     Source: Marchenko and Pastur 1967.
     """
-    return _integrate_null(_find_angle(low, ratio), ratio) - _integrate_null(_find_angle(high, ratio), ratio)
+    share = _integrate_null(_find_angle(low, ratio), ratio) - _integrate_null(_find_angle(high, ratio), ratio)
+    return max(share, 0.0)  # not the rounding below zero
 
 
 def _find_angle(value: float, ratio: float) -> float:
