@@ -264,6 +264,11 @@ class Scan(Part):
             reason = f"{name} is damaged: {error}; scan again with --spectrum full --force"
             raise RecordError(place, reason) from error
 
+    @property
+    def has_singular_values(self) -> bool:
+        """Whether they were kept and are still there; whether they are sound shows when they are read."""
+        return self._spectra.path.exists() if isinstance(self._spectra, SpectraFile) else self._spectra is not None
+
     def _explain_no_values(self) -> str:
         if self.header.config.spectrum != "full":
             return "this Scan has only the extremes; scan again with --spectrum full (--force replaces this Scan)"

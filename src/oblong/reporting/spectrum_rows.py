@@ -1,4 +1,4 @@
-"""The singular values of one unit as rows: quantiles, and a histogram against what chance would give."""
+"""Singular values as rows: quantiles, a histogram against what chance would give, and the curves of some tensors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from oblong.records import Plan, Scan
 
 NUM_BINS: Final = 20
 SHARES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 # A few outliers must not squeeze the bulk into one bin: they get a bin of their own.
 SHARE_OF_OUTLIERS: Final = 0.02
+# A page with four plans grows by some 60 kB.
+TENSORS_PER_PLAN: Final = 6
+POINTS_PER_TENSOR: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +110,38 @@ def _integrate_null(angle: float, ratio: float) -> float:
     bend = math.atan((1.0 - root) / (1.0 + root) * math.tan(angle / 2.0))
     area = (1.0 + ratio) * angle - 2.0 * root * math.sin(angle) - 2.0 * (1.0 - ratio) * bend
     return area / (2.0 * math.pi * ratio)
+
+
+def list_curves(scan: Scan, plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """Points of the spectra of some tensors of every plan that follows a criterion: s_i / rms(s) against i / r.
+
+    The tensors are spread evenly over a plan, which is sorted by its criterion; fused ones, whose parts have spectra of
+    their own, are left out, and so are random plans.
+    """
+    return [
+        {"arm": plan.name, "name": name, **point}
+        for plan in plans
+        if plan.rule.criterion != "random"
+        for name in spread([t.name for t in plan.tensors if _has_values(scan, t.name)], TENSORS_PER_PLAN)
+        for point in _list_points(scan, name)
+    ]
+
+
+def spread(items: Sequence[str], number: int) -> tuple[str, ...]:
+    """At most so many of some items, evenly spaced, the ends included."""
+    if len(items) <= number:
+        return tuple(items)
+    return tuple(items[round(index * (len(items) - 1) / (number - 1))] for index in range(number))
+
+
+def _has_values(scan: Scan, name: str) -> bool:
+    return name in scan and scan.by_name[name].spectrum_digest is not None
+
+
+def _list_points(scan: Scan, name: str) -> list[dict[str, Any]]:
+    measures = scan.by_name[name].measures
+    rank = measures.rank if measures is not None else 0
+    values: list[float] = scan.singular_values(name)[:rank].tolist()
+    rms = math.hypot(*values) / math.sqrt(rank)
+    places = sorted({round(index * (rank - 1) / (POINTS_PER_TENSOR - 1)) for index in range(POINTS_PER_TENSOR)})
+    return [{"share": round((place + 1) / rank, 5), "value": float(f"{values[place] / rms:.5g}")} for place in places]
