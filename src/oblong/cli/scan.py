@@ -74,6 +74,7 @@ def scan(
 
     Example: oblong scan demo -o demo.scan.jsonl
     """
+    from oblong.records.spectra import get_spectra_path
     from oblong.scanning import scan as scan_model
 
     target = output or Path(f"{make_slug(model)}.scan.jsonl")
@@ -106,6 +107,8 @@ def scan(
     else:
         show_summary(result)
         stdout().print(f"wrote {target} ({len(result)} units, {format_seconds(seconds)})", markup=False, soft_wrap=True)
+        if result.has_singular_values:
+            stdout().print(f"singular values in {get_spectra_path(target)}", markup=False, soft_wrap=True)
 
 
 def make_slug(model: str) -> str:
@@ -140,11 +143,13 @@ def render_json(scan: Scan, output: Path, seconds: float) -> str:
     """The summary: where the Scan lies, its digest, the rows of both tables."""
     from dataclasses import asdict
 
+    from oblong.records.spectra import get_spectra_path
     from oblong.reporting.scan_tables import list_role_rows, list_skipped_rows
 
     return json.dumps(
         {
             "output": str(output),
+            "singular_values": str(get_spectra_path(output)) if scan.has_singular_values else None,
             "digest": scan.digest(),
             "model": scan.header.model,
             "checkpoint": scan.header.checkpoint.model_dump(mode="json"),

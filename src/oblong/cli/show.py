@@ -98,9 +98,13 @@ def read_kind(file: Path) -> str:
         RecordError: missing, unreadable, or no record.
     """
     from oblong.records.base import load_document
+    from oblong.records.spectra import SPECTRA_SUFFIX
 
     if file.is_dir():
         raise RecordError(file, "is a directory, not a record")
+    if file.name.endswith(SPECTRA_SUFFIX):
+        scan_file = file.name.removesuffix(SPECTRA_SUFFIX)
+        raise RecordError(file, f"holds the singular values of a Scan: `oblong show {scan_file} UNIT` shows them")
     data = read_first_line(file) or load_document(file)
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise RecordError(file, "is no record of oblong: it names no `kind`")

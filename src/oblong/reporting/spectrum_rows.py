@@ -14,9 +14,9 @@ NUM_BINS: Final = 20
 SHARES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 # A few outliers must not squeeze the bulk into one bin: they get a bin of their own.
 SHARE_OF_OUTLIERS: Final = 0.02
-# A page with four plans grows by some 60 kB.
+# Some 30 kB of page per plan.
 TENSORS_PER_PLAN: Final = 6
-POINTS_PER_TENSOR: Final = 40
+POINTS_PER_TENSOR: Final = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,5 +143,14 @@ def _list_points(scan: Scan, name: str) -> list[dict[str, Any]]:
     rank = measures.rank if measures is not None else 0
     values: list[float] = scan.singular_values(name)[:rank].tolist()
     rms = math.hypot(*values) / math.sqrt(rank)
-    places = sorted({round(index * (rank - 1) / (POINTS_PER_TENSOR - 1)) for index in range(POINTS_PER_TENSOR)})
-    return [{"share": round((place + 1) / rank, 5), "value": float(f"{values[place] / rms:.5g}")} for place in places]
+    return [
+        {"share": round((place + 1) / rank, 5), "value": float(f"{values[place] / rms:.5g}")}
+        for place in choose_places(rank)
+    ]
+
+
+def choose_places(number: int) -> list[int]:
+    """Which of so many values are drawn: evenly spaced ones, and at both ends, where most happens, closer ones."""
+    even = {round(index * (number - 1) / (POINTS_PER_TENSOR - 1)) for index in range(POINTS_PER_TENSOR)}
+    from_the_end = {2**power - 1 for power in range(number.bit_length()) if 2**power <= number / POINTS_PER_TENSOR}
+    return sorted(even | from_the_end | {number - 1 - place for place in from_the_end})

@@ -50,9 +50,21 @@ def test_what_cannot_be_shown_is_refused(full: Path, capsys: pytest.CaptureFixtu
     assert "the most similar are" in capsys.readouterr().err
     assert run(["show", str(full), Q, "--top", "3"]) == 2
     assert "do not go with one unit" in capsys.readouterr().err
+    assert run(["show", str(get_spectra_path(full))]) == 2
+    assert "`oblong show full.jsonl UNIT` shows them" in " ".join(capsys.readouterr().err.split())
     get_spectra_path(full).write_bytes(b"damaged")
     assert run(["show", str(full), Q]) == 2
     assert "full.jsonl.spectra: is damaged" in " ".join(capsys.readouterr().err.split())
     get_spectra_path(full).unlink()
     assert run(["show", str(full), Q]) == 2
     assert "move and rename both together" in " ".join(capsys.readouterr().err.split())
+
+
+def test_scan_says_where_they_lie(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output = str(write_model(tmp_path / "model")), tmp_path / "s.jsonl"
+    assert run(["scan", model, "-o", str(output), "--spectrum", "full"]) == 0
+    assert f"singular values in {output}.spectra" in capsys.readouterr().out
+    assert run(["scan", model, "-o", str(output), "--spectrum", "full", "--force", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["singular_values"] == f"{output}.spectra"
+    assert run(["scan", model, "-o", str(output), "--force", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["singular_values"] is None

@@ -12,7 +12,7 @@ from oblong.records.spectra import get_spectra_path
 from oblong.reporting.figures import build_figures, render_png
 from oblong.reporting.html import render_report
 from oblong.reporting.page_rows import scan_facts
-from oblong.reporting.spectrum_rows import POINTS_PER_TENSOR, list_curves, spread
+from oblong.reporting.spectrum_rows import POINTS_PER_TENSOR, choose_places, list_curves, spread
 from oblong.scanning import scan
 from tests.checkpoint_builders import llama_tensors, write_model
 
@@ -42,7 +42,7 @@ def test_rows_are_some_tensors_of_each_plan_that_has_a_criterion(full: Scan, pla
     points = [row for row in rows if row["arm"] == "lowest" and row["name"] == name]
     measures = full[name].measures
     assert measures is not None
-    assert len(points) == min(POINTS_PER_TENSOR, measures.rank)
+    assert len(points) >= min(POINTS_PER_TENSOR, measures.rank)
     assert points[0]["value"] / points[-1]["value"] == pytest.approx(measures.kappa, rel=1e-4)  # 5 digits are kept
     assert points[-1]["share"] == 1.0
 
@@ -50,6 +50,15 @@ def test_rows_are_some_tensors_of_each_plan_that_has_a_criterion(full: Scan, pla
 def test_spreading_keeps_the_ends() -> None:
     assert spread([*"abcdefg"], 3) == ("a", "d", "g")
     assert spread(["a"], 3) == ("a",)
+
+
+@pytest.mark.parametrize("number", [1, 2, 23, 24, 25, 576, 16384])
+def test_drawn_places_are_few_and_hold_the_ends(number: int) -> None:
+    places = choose_places(number)
+    assert (places[0], places[-1]) == (0, number - 1)
+    assert len(set(places)) == len(places) <= 2 * POINTS_PER_TENSOR
+    if number <= POINTS_PER_TENSOR:
+        assert places == list(range(number))
 
 
 def test_the_figure_is_valid_and_draws(full: Scan, plans: list[Plan]) -> None:
