@@ -19,13 +19,14 @@ from pydantic import AfterValidator, Field, PrivateAttr
 from oblong.errors import OutputExistsError, RecordError, SelectionError
 from oblong.records.base import Part, Provenance, check_kind, digest_bytes, replace_on_success, validate
 from oblong.records.notebook import render_units_html
-from oblong.records.spectra import PackedSpectrum, SpectraFile, get_spectra_path, write_spectra
+from oblong.records.packed_spectrum import PackedSpectrum
+from oblong.records.spectra import SpectraFile, fetch_values, get_spectra_path, write_spectra
 from oblong.records.units import Units, describe_units
 
 if TYPE_CHECKING:
     import pandas
 
-    from oblong.records.spectra import FloatArray
+    from oblong.records.packed_spectrum import FloatArray
 
 SCAN_KIND: Final = "oblong.scan"
 SCAN_SCHEMA_VERSION: Final = 1
@@ -251,18 +252,8 @@ class Scan(Part):
             raise SelectionError(f"{name} has no singular values: {unit.reason or unit.status.explanation}")
         if unit.spectrum_digest is None:
             raise SelectionError(f"{name}: {self._explain_no_values()}")
-        packed = None if self._spectra is None else self._spectra.get(name)
-        place = getattr(self._spectra, "path", "this Scan")
-        shape = unit.matrix_shape or (0, 0)
-        if packed is None or (packed.digest, packed.num_values) != (unit.spectrum_digest, min(shape)):
-            reason = f"does not hold the singular values that the Scan names for {name}"
-            advice = "is it that of another Scan? Bring its own beside it, or scan again with --spectrum full --force"
-            raise RecordError(place, f"{reason}: {advice}")
-        try:
-            return packed.unpack()
-        except ValueError as error:
-            reason = f"{name} is damaged: {error}; scan again with --spectrum full --force"
-            raise RecordError(place, reason) from error
+        num_values = min(unit.matrix_shape or (0,))
+        return fetch_values(self._spectra, name, digest=unit.spectrum_digest, num_values=num_values)
 
     @property
     def has_singular_values(self) -> bool:

@@ -10,104 +10,32 @@ is not whole. docs/reference/formats.md has the file to the byte.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, Field
 
 from oblong.errors import RecordError
-from oblong.records.base import Part, check_kind, digest_bytes, replace_bytes_on_success
+from oblong.records.base import Part, check_kind, replace_bytes_on_success
+from oblong.records.packed_spectrum import MAX_VALUES, PackedSpectrum
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    FloatArray: TypeAlias = NDArray[np.float64]
+    from oblong.records.packed_spectrum import FloatArray
 
 SPECTRA_KIND: Final = "oblong.spectra"
 SPECTRA_SCHEMA_VERSION: Final = 1
 SPECTRA_SUFFIX: Final = ".spectra"
 
-FLOAT_BYTES: Final = 8
-# No matrix has as many rows and columns; what a forged file can make us inflate ends at 128 MiB.
-MAX_VALUES: Final = 1 << 24
 MAX_LINE_BYTES: Final = 16 << 20
 
 
 def get_spectra_path(scan_file: Path) -> Path:
     """Where the singular values of a Scan lie: beside it, under its whole name."""
     return scan_file.with_name(scan_file.name + SPECTRA_SUFFIX)
-
-
-def _decode(data: Any) -> Any:
-    return base64.b64decode(data, validate=True) if isinstance(data, str) else data
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-class PackedSpectrum(Part):
-    """The singular values of one matrix without loss: the bytes of equal significance together, deflated.
-
-    Neighbours of a descending sequence share their leading bytes, which therefore compress; the trailing ones do not.
-    Gaussian weights take 6.2 bytes per value.
-    """
-
-    num_values: int = Field(ge=1, le=MAX_VALUES)
-    digest: str = Field(pattern="^sha256:[0-9a-f]{64}$", description="of the values as little-endian float64")
-    data: Annotated[bytes, BeforeValidator(_decode), PlainSerializer(_encode, when_used="json")]
-
-    @classmethod
-    def pack(cls, values: FloatArray) -> Self:
-        """Sort and compress.
-
-        Args:
-            values: shape (r,), not negative, finite. The ends come from other iterations than the rest, so
-                neighbours may be out of order in the last digits.
-        """
-        import numpy as np
-
-        raw = np.sort(values)[::-1].astype("<f8").tobytes()
-        planes = b"".join(raw[index::FLOAT_BYTES] for index in range(FLOAT_BYTES))
-        return cls(num_values=values.size, digest=digest_bytes(raw), data=zlib.compress(planes))
-
-    def unpack(self) -> FloatArray:
-        """The values, shape (r,), float64, descending.
-
-        Raises:
-            ValueError: the data are not `num_values` descending singular values with this digest.
-        """
-        import numpy as np
-
-        planes = _inflate(self.data, FLOAT_BYTES * self.num_values)
-        raw = bytearray(len(planes))
-        for index in range(FLOAT_BYTES):
-            raw[index::FLOAT_BYTES] = planes[index * self.num_values : (index + 1) * self.num_values]
-        if digest_bytes(memoryview(raw)) != self.digest:
-            raise ValueError("the values do not have their digest")
-        values = np.frombuffer(raw, "<f8").astype(np.float64)
-        if not (np.isfinite(values).all() and values[-1] >= 0 and (np.diff(values) <= 0).all()):
-            raise ValueError("the values are not finite, not negative and descending")
-        return values
-
-
-def _inflate(data: bytes, size: int) -> bytes:
-    """Decompress to exactly `size` bytes, and never to more than one more."""
-    inflater = zlib.decompressobj()
-    try:
-        content = inflater.decompress(data, size + 1)
-    except zlib.error as error:
-        raise ValueError(f"the values cannot be decompressed: {error}") from error
-    if len(content) != size or not inflater.eof or inflater.unused_data:
-        raise ValueError("the number of values is not the one announced")
-    return content
 
 
 class SpectraHeader(Part):
@@ -253,6 +181,27 @@ class SpectraFile(Mapping[str, PackedSpectrum]):
     def _damaged(self, error: Exception) -> RecordError:
         reason = str(error).splitlines()[0]
         return RecordError(self.path, f"is damaged: {reason}; scan again with --spectrum full --force")
+
+
+def fetch_values(
+    spectra: Mapping[str, PackedSpectrum] | None, unit: str, *, digest: str, num_values: int
+) -> FloatArray:
+    """The singular values that a Scan names for a unit, shape (num_values,), descending.
+
+    Raises:
+        RecordError: they are not there, damaged, or others.
+    """
+    place = getattr(spectra, "path", "this Scan")
+    packed = None if spectra is None else spectra.get(unit)
+    if packed is None or (packed.digest, packed.num_values) != (digest, num_values):
+        reason = f"does not hold the singular values that the Scan names for {unit}"
+        advice = "is it that of another Scan? Bring its own beside it, or scan again with --spectrum full --force"
+        raise RecordError(place, f"{reason}: {advice}")
+    try:
+        return packed.unpack()
+    except ValueError as error:
+        reason = f"{unit} is damaged: {error}; scan again with --spectrum full --force"
+        raise RecordError(place, reason) from error
 
 
 def write_spectra(path: Path, spectra: Iterable[tuple[str, PackedSpectrum]], *, force: bool) -> None:

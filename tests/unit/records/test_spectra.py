@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from oblong.errors import OutputExistsError, RecordError
 from oblong.records import PackedSpectrum, SpectraFile
 from oblong.records.base import digest_bytes
-from oblong.records.spectra import MAX_VALUES, get_spectra_path, write_spectra
+from oblong.records.packed_spectrum import MAX_VALUES
+from oblong.records.spectra import get_spectra_path, write_spectra
 from tests import tolerances
 
 VALUES = np.geomspace(8.0, 1e-3, 50)
