@@ -29,3 +29,7 @@ LOG_SLOPE = 1e-3  # absolute, nats per unit
 # checkpoints: sums of squares of float32 numbers, in float64
 ROUNDING_OF_A_PRODUCT = 1e-6
 NF4_ROUNDING = 0.1  # weights are taken as uniform between the midpoints, and block maxima are exact
+
+# records: singular values of a Gaussian matrix, deflated without loss; 8 are a plain float64
+PACKED_BYTES_PER_VALUE = 6.6
+NULL_SHARE = 1e-9  # Marchenko-Pastur in closed form, which loses eps / ratio

@@ -33,8 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"), llama_tensors(layers=8, width=48, hidden=96))
 
 
-def start(model: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SLOW, "scan", str(model), "-o", str(output)]
+def start(model: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW, "scan", str(model), "-o", str(output), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -80,6 +80,24 @@ def test_kill_nine_three_times_and_resume(model: Path, tmp_path: Path) -> None:
     assert Scan.read(output).digest() == expected.digest()
     assert read_comparable_lines(output) == read_comparable_lines(undisturbed)
     assert not partial.exists()
+
+
+def test_kill_nine_and_every_singular_value_is_there(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.jsonl"
+    for number in (9, 31):
+        process = start(model, output, "--spectrum", "full")
+        wait_for_lines(tmp_path / "s.jsonl.partial", number, process)
+        stop(process, signal.SIGKILL)
+    process = start(model, output, "--spectrum", "full")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "resuming: " in errors
+    expected = scan(str(model), spectrum="full")
+    found = Scan.read(output)
+    assert found.digest() == expected.digest()
+    for unit in expected.measured:
+        assert found.singular_values(unit.name).tolist() == expected.singular_values(unit.name).tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.jsonl", "s.jsonl.spectra"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")

@@ -133,6 +133,17 @@ def test_it_goes_on_where_it_stopped_here_or_there(
     assert not get_partial_path(output).exists()
 
 
+def test_singular_values_come_back_from_the_nodes_and_go_on_here(cluster: Any, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.jsonl"
+    with pytest.raises(Stopped):
+        scan(str(model), output=output, num_threads=1, spectrum="full", ray="auto", on_progress=stop_after(9))
+    result = scan(str(model), output=output, num_threads=1, spectrum="full")
+    local = scan(str(model), num_threads=1, spectrum="full")
+    assert Scan.read(output).digest() == result.digest() == local.digest()
+    for unit in local.measured:
+        assert result.singular_values(unit.name).tolist() == local.singular_values(unit.name).tolist()
+
+
 def test_a_task_that_always_ends_its_worker_ends_the_scan_with_what_was_finished(
     cluster: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,10 @@ def scan(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda or mps.")] = "cpu",
     spectrum: Annotated[
         Spectrum,
-        typer.Option(help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%."),
+        typer.Option(
+            help="extremes is fast; full also gives effective rank, mutual information and s_1 / s_95%, and keeps "
+            "every singular value in OUTPUT.spectra."
+        ),
     ] = "extremes",
     heads: Annotated[bool, typer.Option("--heads", help="Also measure every head of q, k, v and o.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
@@ -71,6 +74,7 @@ def scan(
 
     Example: oblong scan demo -o demo.scan.jsonl
     """
+    from oblong.records.spectra import get_spectra_path
     from oblong.scanning import scan as scan_model
 
     target = output or Path(f"{make_slug(model)}.scan.jsonl")
@@ -103,6 +107,8 @@ def scan(
     else:
         show_summary(result)
         stdout().print(f"wrote {target} ({len(result)} units, {format_seconds(seconds)})", markup=False, soft_wrap=True)
+        if result.has_singular_values:
+            stdout().print(f"singular values in {get_spectra_path(target)}", markup=False, soft_wrap=True)
 
 
 def make_slug(model: str) -> str:
@@ -137,11 +143,13 @@ def render_json(scan: Scan, output: Path, seconds: float) -> str:
     """The summary: where the Scan lies, its digest, the rows of both tables."""
     from dataclasses import asdict
 
+    from oblong.records.spectra import get_spectra_path
     from oblong.reporting.scan_tables import list_role_rows, list_skipped_rows
 
     return json.dumps(
         {
             "output": str(output),
+            "singular_values": str(get_spectra_path(output)) if scan.has_singular_values else None,
             "digest": scan.digest(),
             "model": scan.header.model,
             "checkpoint": scan.header.checkpoint.model_dump(mode="json"),

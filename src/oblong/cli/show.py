@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from oblong.cli.scan import show_summary
-from oblong.cli.terminal import print_json, stdout
+from oblong.cli.terminal import note, print_json, stdout
 from oblong.errors import RecordError, SelectionError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ NUM_SHOWN: Final = 30
 
 def show(
     file: Annotated[Path, typer.Argument(help="A record: Scan, Plan, Run, Evaluation or Comparison.")],
+    unit: Annotated[
+        str | None, typer.Argument(help="One unit of a Scan, by its name: all its measures and its singular values.")
+    ] = None,
     sort: Annotated[
         str | None, typer.Option(help="Field to sort by: kappa, kappa_excess, entropy_gap, stable_rank, name, ...")
     ] = None,
@@ -35,18 +38,25 @@ def show(
     bottom: Annotated[int | None, typer.Option(min=1, help="The N units with the lowest value.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print a record as tables; a Scan can be sorted and filtered.
+    """Print a record as tables; a Scan can be sorted and filtered, or shown one unit at a time.
 
     Example: oblong show demo.scan.jsonl --role down --layer 20-29 --sort kappa --bottom 5
     """
     kind = read_kind(file)
     if kind != "oblong.scan":
+        if unit is not None:
+            raise SelectionError(f"{file} is a {kind!r} record: only of a Scan one unit can be shown")
         show_other(kind, file, as_json=as_json)
         return
     from oblong.records import Scan
     from oblong.reporting.scan_tables import UnitFilter
 
     scan = Scan.read(file)
+    if unit is not None:
+        if role or layer or status or sort or top or bottom:
+            raise SelectionError("--role, --layer, --status, --sort, --top and --bottom do not go with one unit")
+        show_unit(scan, unit, as_json=as_json)
+        return
     first_layer, last_layer = parse_layers(layer)
     wanted = UnitFilter(role=role, first_layer=first_layer, last_layer=last_layer, status=parse_status(status))
     sections = list_sections(scan, wanted, sort=sort, top=top, bottom=bottom)
@@ -59,6 +69,28 @@ def show(
         show_sections(sections, sort=sort or DEFAULT_SORT, limit=None if top or bottom else NUM_SHOWN)
 
 
+def show_unit(scan: Scan, name: str, *, as_json: bool) -> None:
+    """Print all about one unit; why its singular values are not shown, where they are not, goes to stderr.
+
+    Raises:
+        SelectionError: no such unit.
+        RecordError: the file of singular values is missing or damaged.
+    """
+    from oblong.reporting.spectrum_tables import find_unit, render_unit
+
+    unit = find_unit(scan, name)
+    values = None
+    try:
+        values = scan.singular_values(name).tolist()
+    except SelectionError as error:
+        note(escape(str(error)))
+    if as_json:
+        content = {**unit.model_dump(mode="json"), "singular_values": values}
+        print_json(json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1))
+    else:
+        stdout().print(render_unit(unit, values))
+
+
 def read_kind(file: Path) -> str:
     """The kind that a record names: in its first line (JSON Lines) or in the whole document.
 
@@ -66,9 +98,13 @@ def read_kind(file: Path) -> str:
         RecordError: missing, unreadable, or no record.
     """
     from oblong.records.base import load_document
+    from oblong.records.spectra import SPECTRA_SUFFIX
 
     if file.is_dir():
         raise RecordError(file, "is a directory, not a record")
+    if file.name.endswith(SPECTRA_SUFFIX):
+        scan_file = file.name.removesuffix(SPECTRA_SUFFIX)
+        raise RecordError(file, f"holds the singular values of a Scan: `oblong show {scan_file} UNIT` shows them")
     data = read_first_line(file) or load_document(file)
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise RecordError(file, "is no record of oblong: it names no `kind`")

@@ -3,6 +3,7 @@
 from oblong.records.base import Part, Provenance, Record
 from oblong.records.comparison import ArmRun, Change, Comparison, Interval
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
+from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
 from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
 from oblong.records.scan import (
@@ -16,6 +17,7 @@ from oblong.records.scan import (
     Status,
     Unit,
 )
+from oblong.records.spectra import SpectraFile
 from oblong.records.units import Units
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "Measures",
+    "PackedSpectrum",
     "Part",
     "Plan",
     "PlannedTensor",
@@ -45,6 +48,7 @@ __all__ = [
     "Scan",
     "ScanConfig",
     "ScanHeader",
+    "SpectraFile",
     "Status",
     "TensorDigest",
     "Totals",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, BinaryIO, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -138,14 +139,25 @@ def replace_on_success(path: Path, *, force: bool) -> Iterator[IO[str]]:
         OutputExistsError: `path` exists and `force` is false.
         OutputWriteError: any OSError while writing; nothing is left behind and nothing is lost.
     """
+    with replace_bytes_on_success(path, force=force) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        try:
+            yield text
+        finally:
+            text.detach()  # flushes, and leaves closing to whoever opened
+
+
+@contextmanager
+def replace_bytes_on_success(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """The same for bytes; see `replace_on_success`."""
     if path.exists() and not force:
         raise OutputExistsError(path)
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent, text=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

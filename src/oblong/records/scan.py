@@ -1,7 +1,8 @@
 """The Scan: every tensor of a checkpoint, measured or with the reason why not.
 
 A Scan file is JSON Lines: one header, then one line per unit in checkpoint order, appended as it is made. While a
-scan is running the lines live in `FILE.partial`; the finished file appears at once, whole, under its own name.
+scan is running the lines live in `FILE.partial`; the finished file appears at once, whole, under its own name. With
+`--spectrum full` the singular values lie in `FILE.spectra` (see spectra.py), and every line has the digest of its own.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, overload
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PrivateAttr
 
-from oblong.errors import RecordError
+from oblong.errors import OutputExistsError, RecordError, SelectionError
 from oblong.records.base import Part, Provenance, check_kind, digest_bytes, replace_on_success, validate
 from oblong.records.notebook import render_units_html
+from oblong.records.packed_spectrum import PackedSpectrum
+from oblong.records.spectra import SpectraFile, fetch_values, get_spectra_path, write_spectra
 from oblong.records.units import Units, describe_units
 
 if TYPE_CHECKING:
     import pandas
+
+    from oblong.records.packed_spectrum import FloatArray
 
 SCAN_KIND: Final = "oblong.scan"
 SCAN_SCHEMA_VERSION: Final = 1
@@ -121,6 +126,9 @@ class Unit(Part):
     reason: str | None = Field(default=None, description="why not eligible, or why not measured")
     note: str | None = None
     measures: Measures | None = None
+    spectrum_digest: str | None = Field(
+        default=None, description="SHA-256 of all singular values as little-endian float64; needs --spectrum full"
+    )
     seconds: float = 0.0
 
     def key(self) -> tuple[str, str | None]:
@@ -175,6 +183,13 @@ class Scan(Part):
 
     header: ScanHeader
     units: tuple[Unit, ...]
+    _spectra: Mapping[str, PackedSpectrum] | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same. Singular values count by the digests in the units, not by where they lie."""
+        if not isinstance(other, Scan):
+            return NotImplemented
+        return self.header == other.header and self.units == other.units
 
     def __len__(self) -> int:
         return len(self.units)
@@ -220,6 +235,42 @@ class Scan(Part):
         """The units that meet every condition given; see `Units.filter`."""
         return Units(self.units).filter(role=role, layer=layer, status=status, name=name)
 
+    def singular_values(self, name: str) -> FloatArray:
+        """All singular values of a unit's matrix; they are read from the file beside the Scan when asked for.
+
+        Returns:
+            Shape (min(m, n),), float64, descending. Of a rank-deficient matrix the first `measures.rank` are the
+            non-zero ones, and the rest is rounding.
+
+        Raises:
+            KeyError: no such unit.
+            SelectionError: the unit has no spectrum, or the Scan was not made with `--spectrum full`.
+            RecordError: the file is missing, damaged, or that of another Scan.
+        """
+        unit = self.by_name[name]
+        if unit.measures is None:
+            raise SelectionError(f"{name} has no singular values: {unit.reason or unit.status.explanation}")
+        if unit.spectrum_digest is None:
+            raise SelectionError(f"{name}: {self._explain_no_values()}")
+        num_values = min(unit.matrix_shape or (0,))
+        return fetch_values(self._spectra, name, digest=unit.spectrum_digest, num_values=num_values)
+
+    @property
+    def has_singular_values(self) -> bool:
+        """Whether they were kept and are still there; whether they are sound shows when they are read."""
+        return self._spectra.path.exists() if isinstance(self._spectra, SpectraFile) else self._spectra is not None
+
+    def _explain_no_values(self) -> str:
+        if self.header.config.spectrum != "full":
+            return "this Scan has only the extremes; scan again with --spectrum full (--force replaces this Scan)"
+        return "an earlier version of oblong made this Scan and kept no singular values; scan again with --force"
+
+    def with_spectra(self, spectra: Mapping[str, PackedSpectrum] | None) -> Self:
+        """This Scan, taking its singular values from there."""
+        scan = self.model_copy()
+        scan._spectra = spectra
+        return scan
+
     def digest(self) -> str:
         """SHA-256 of what was found: everything but timings and provenance, so that a resumed scan has the same.
 
@@ -230,14 +281,26 @@ class Scan(Part):
         return digest_bytes("\n".join((header, *units)).encode())
 
     def write(self, path: Path, *, force: bool = False) -> None:
-        """Write the JSON Lines file atomically; see `Record.write` for the errors."""
-        with replace_on_success(path, force=force) as file:
-            file.write(render_line(self.header))
-            file.writelines(render_line(unit) for unit in self.units)
+        """Write the JSON Lines file atomically, and before it the file of singular values if there are any.
+
+        Raises:
+            OutputExistsError, OutputWriteError: see `Record.write`.
+            RecordError: the singular values of this Scan were in a file that is gone or damaged.
+        """
+        if path.exists() and not force:
+            raise OutputExistsError(path)
+        companion = get_spectra_path(path)
+        if self._spectra is not None:
+            names = [unit.name for unit in self.units if unit.spectrum_digest is not None]
+            spectra = self._spectra
+            write_spectra(companion, ((name, spectra[name]) for name in names), force=force)
+        write_lines(path, self.header, self.units, force=force)
+        if self._spectra is None and force:
+            companion.unlink(missing_ok=True)  # that of the Scan which was replaced
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a finished Scan.
+        """Read a finished Scan; its singular values, if it has any, are looked for when they are asked for.
 
         Raises:
             RecordError: missing, empty, cut off, of another kind, or with an invalid line (which is named).
@@ -249,14 +312,18 @@ class Scan(Part):
         units = tuple(validate(Unit, line, f"{path} line {number}") for number, line in enumerate(lines[1:], 2))
         if len({unit.tensor for unit in units}) != header.checkpoint.num_tensors:
             raise RecordError(path, "is cut off: it names fewer tensors than the checkpoint has; scan again")
-        return cls(header=header, units=units)
+        spectra = SpectraFile(get_spectra_path(path)) if any(unit.spectrum_digest for unit in units) else None
+        return cls(header=header, units=units).with_spectra(spectra)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Flat dictionaries, one per unit, measures inlined."""
         return Units(self.units).to_rows()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row per unit, one column per field and measure; see `Units.to_pandas`."""
+        """One row per unit, one column per field and measure; see `Units.to_pandas`.
+
+        Singular values are no columns, since their number differs from row to row: see `singular_values`.
+        """
         return Units(self.units).to_pandas()
 
     def __repr__(self) -> str:
@@ -268,6 +335,13 @@ class Scan(Part):
         info = self.header.checkpoint
         what = f"{self.header.model}: {info.architecture or info.format}, {info.num_tensors} tensors"
         return render_units_html(f"{what}, {info.num_parameters:,} parameters", self.units)
+
+
+def write_lines(path: Path, header: ScanHeader, units: Sequence[Unit], *, force: bool) -> None:
+    """Write the JSON Lines file of a Scan, and nothing beside it."""
+    with replace_on_success(path, force=force) as file:
+        file.write(render_line(header))
+        file.writelines(render_line(unit) for unit in units)
 
 
 def render_line(part: Part) -> str:

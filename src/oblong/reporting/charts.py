@@ -31,6 +31,7 @@ MAX_SHAPE_LABELS: Final = 8  # beyond this the labels of the shapes would overla
 ROUND_NUMBER: Final = ".3~g"
 
 ARM_LEGEND: Final = alt.Legend(title=None, symbolSize=80, orient="top")
+SHARE_AXIS: Final = alt.Axis(format=".0%")
 GAPS: Final = alt.Scale(paddingInner=0.06)
 
 Styles = Mapping[str, ArmStyle]
@@ -225,6 +226,28 @@ def loss_curves(comparison: Comparison, styles: Styles) -> alt.Chart:
         .encode(x=x, y=y, color=colour, tooltip=["arm:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")])
     )
     return alt.layer(seeds, means).properties(width=FULL_WIDTH, height=300)
+
+
+def spectrum_curves(rows: Sequence[Row], styles: Styles) -> alt.Chart:
+    """Singular values of some tensors, one line each in the colour of their plan; see `list_curves`."""
+    domain = _log_domain([row["value"] for row in rows])
+    return (
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=1.5, opacity=0.7)
+        .encode(
+            x=alt.X("share:Q", title="share of the singular values", scale=alt.Scale(domain=[0, 1]), axis=SHARE_AXIS),
+            y=alt.Y(
+                "value:Q",
+                title="singular value / root mean square",
+                scale=alt.Scale(type="log", domain=domain, nice=False),
+                axis=_log_axis(domain),
+            ),
+            color=_arm_colour(list(dict.fromkeys(row["arm"] for row in rows)), styles),
+            detail="name:N",
+            tooltip=["arm:N", "name:N", alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("value:Q", format=".3g")],
+        )
+        .properties(width=FULL_WIDTH - 60, height=320)
+    )
 
 
 def _arm_colour(arms: Sequence[str], styles: Styles) -> alt.Color:

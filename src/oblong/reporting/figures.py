@@ -21,8 +21,10 @@ from oblong.reporting.charts import (
     loss_curves,
     null_scatter,
     plan_mosaic,
+    spectrum_curves,
     trade_off_chart,
 )
+from oblong.reporting.spectrum_rows import TENSORS_PER_PLAN, list_curves
 from oblong.reporting.theme import PAPER, ArmStyle, Ink, present, style_arms
 
 VEGA_LITE_VERSION: Final = "6.4"
@@ -54,6 +56,7 @@ def build_figures(
         *_comparison_figures(comparison, styles),
         *_scan_figures(scan),
         *_plan_figures(plans, scan, styles),
+        *_spectrum_figures(plans, scan, styles),
         *_training_figures(comparison, styles),
     )
 
@@ -128,6 +131,21 @@ def _plan_figures(plans: Sequence[Plan], scan: Scan | None, styles: dict[str, Ar
             alt_text="One panel per plan: the cells of a layers x roles grid whose tensors train are filled.",
             chart=plan_mosaic(plans, scan, styles),
         )
+
+
+def _spectrum_figures(plans: Sequence[Plan], scan: Scan | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:
+    if scan is None or not scan.has_singular_values or not (rows := list_curves(scan, plans)):
+        return
+    yield Figure(
+        key="spectra",
+        title="Singular values of what the plans train",
+        caption=f"At most {TENSORS_PER_PLAN} tensors per plan, spread evenly over it; random plans are left out. "
+        "A round tensor is a flat line. Only lines of one shape can be compared at their ends: kappa is mostly decided "
+        "by shape.",
+        alt_text="One line per tensor in the colour of its plan: singular values over their root mean square, from "
+        "the largest to the smallest, on a logarithmic scale.",
+        chart=spectrum_curves(rows, styles),
+    )
 
 
 def _training_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:

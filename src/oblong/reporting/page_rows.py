@@ -73,8 +73,17 @@ def scan_facts(scan: Scan) -> tuple[tuple[str, str], ...]:
         ("parameters", f"{info.num_parameters:,}"),
         ("filters", ", ".join(filters)),
         ("layout", info.layout_digest),
+        ("singular values", _describe_values(scan)),
     )
     return tuple((label, value) for label, value in facts if value)
+
+
+def _describe_values(scan: Scan) -> str:
+    """Nothing where none were kept."""
+    number = sum(unit.spectrum_digest is not None for unit in scan)
+    if not number or scan.has_singular_values:
+        return f"all of {number:,} units" if number else ""
+    return f"of {number:,} units, but the file beside the Scan is missing: their figure is left out"
 
 
 def _files(scan: Scan) -> str:

@@ -142,7 +142,7 @@ def list_extremes(units: Sequence[Unit], field: str, number: int, *, highest: bo
 
 def render_roles(scan: Scan) -> RenderableType:
     """The measured units by role; fits 80 columns."""
-    table = _new_table("by role")
+    table = new_table("by role")
     table.add_column("role", no_wrap=True)
     table.add_column("units", justify="right", no_wrap=True)
     table.add_column("shape", no_wrap=True)
@@ -166,7 +166,7 @@ def render_skipped(scan: Scan) -> Table | None:
     rows = list_skipped_rows(scan)
     if not rows:
         return None
-    table = _new_table("not measured")
+    table = new_table("not measured")
     for heading in ("status", "role"):
         table.add_column(heading, no_wrap=True)
     table.add_column("units", justify="right", no_wrap=True)
@@ -183,7 +183,7 @@ def render_units(
     shown = units[:limit]
     extra = () if sort is None or sort in (*ALWAYS_SHOWN, "name", "status") else (sort,)
     fields = (*(("status",) if any(unit.status is not Status.OK for unit in shown) else ()), *ALWAYS_SHOWN, *extra)
-    table = _new_table(title)
+    table = new_table(title)
     table.add_column("tensor", overflow="fold")
     table.add_column("shape", no_wrap=True)
     for field in fields:
@@ -245,7 +245,8 @@ def _format_shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _new_table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the style of all tables of a Scan."""
     return Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 

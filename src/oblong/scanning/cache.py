@@ -28,12 +28,16 @@ class Recall:
 
 
 class SpectrumCache:
-    """The cache as one scan uses it. `warnings` tells what went wrong with it, once for reading and for writing."""
+    """The cache as one scan uses it. `warnings` tells what went wrong with it, once for reading and for writing.
 
-    def __init__(self, store: SpectrumStore, keys: KeyMaker) -> None:
+    With `full` a finding without its singular values, or with damaged ones, is none.
+    """
+
+    def __init__(self, store: SpectrumStore, keys: KeyMaker, *, full: bool = False) -> None:
         self.warnings: list[str] = []
         self._store = store
         self._keys = keys
+        self._full = full
         self._can_read = True
         self._can_write = True
 
@@ -65,11 +69,13 @@ class SpectrumCache:
 
     def _get(self, key: str) -> Finding | None:
         try:
-            return self._store.get(key) if self._can_read else None
+            finding = self._store.get(key) if self._can_read else None
         except OSError as error:
             self._can_read = False
             self.warnings.append(f"cannot read the cache in {self._store.directory}: {error}; measuring everything")
             return None
+        is_enough = finding is None or not self._full or finding.has_sound_spectrum()
+        return finding if is_enough else None
 
 
 def open_cache(checkpoint: Checkpoint, config: ScanConfig, num_threads: int) -> SpectrumCache | None:
@@ -78,4 +84,4 @@ def open_cache(checkpoint: Checkpoint, config: ScanConfig, num_threads: int) -> 
     if place is None:
         return None
     arithmetic = describe_arithmetic(config.device, num_threads)
-    return SpectrumCache(SpectrumStore(place), KeyMaker(checkpoint, config, arithmetic))
+    return SpectrumCache(SpectrumStore(place), KeyMaker(checkpoint, config, arithmetic), full=config.spectrum == "full")

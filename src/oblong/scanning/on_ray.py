@@ -23,7 +23,7 @@ from oblong.scanning.spreading import Failure, Outcome, Request, Task, perform
 LOCAL: Final = "local"
 # A node that is gone takes its tasks along once; a task that ends its worker again and again is at fault itself.
 MAX_RETRIES: Final = 5
-# Finished units are all that travels.
+# Finished units are all that travels, with --spectrum full some kilobytes of singular values each.
 OBJECT_STORE_BYTES: Final = 128 << 20
 KNOCK_TIMEOUT_SECONDS: Final = 10.0
 

@@ -1,4 +1,8 @@
-"""The growing file of a running scan: whole lines only, resumable, renamed to its own name when it is complete."""
+"""The growing file of a running scan: whole lines only, resumable, renamed to its own name when it is complete.
+
+With `--spectrum full` a second file grows beside it (partial_spectra.py), always one step ahead: the singular values of
+a unit are written before its line. The lock on the first covers both.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -14,8 +18,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from oblong.errors import OutputWriteError
-from oblong.records import Scan, ScanHeader, Unit
-from oblong.records.scan import render_line
+from oblong.records import PackedSpectrum, ScanHeader, Unit
+from oblong.records.scan import render_line, write_lines
+from oblong.records.spectra import get_spectra_path
+from oblong.scanning.partial_spectra import PartialSpectra, open_for_appending, write_all
 
 PARTIAL_SUFFIX: Final = ".partial"
 
@@ -31,10 +37,13 @@ class PartialScan:
     Its lines are in checkpoint order when one machine scans; several machines append as they finish.
     """
 
-    def __init__(self, output: Path, file: FileIO, header: ScanHeader) -> None:
+    def __init__(self, output: Path, file: FileIO, header: ScanHeader, spectra: PartialSpectra | None = None) -> None:
         self.output = output
         self.header = header
+        self.num_lost = 0
+        """Finished units that `resume` gave up, because their singular values are gone."""
         self._file = file
+        self._spectra = spectra
         self._names: list[str] = []
 
     def resume(self, names: Sequence[str]) -> tuple[Unit, ...] | None:
@@ -51,11 +60,19 @@ class PartialScan:
         header = _parse_header(lines[0]) if lines else None
         if header is None or not is_same_scan(header, self.header):
             return None
-        units = tuple(_iter_units(lines[1:], names))
+        units = self._match_spectra(tuple(_iter_units(lines[1:], names)))
         self.header = header
         self._names = [unit.name for unit in units]
         self._truncate(sum(len(line) for line in lines[: 1 + len(units)]))
         return units
+
+    def _match_spectra(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        if self._spectra is None:
+            return units
+        with _explain(self.output):
+            kept = self._spectra.resume(units)
+        self.num_lost = len(units) - len(kept)
+        return kept
 
     @property
     def is_empty(self) -> bool:
@@ -65,34 +82,46 @@ class PartialScan:
     def begin(self, header: ScanHeader) -> None:
         """Start afresh: one line, the header."""
         self._truncate(0)
+        with _explain(self.output):
+            if self._spectra is not None:
+                self._spectra.begin()
+            else:  # an interrupted scan with --spectrum full may have left some
+                get_partial_path(get_spectra_path(self.output)).unlink(missing_ok=True)
         self.header = header
         self._names = []
         self._write(render_line(header))
 
-    def append(self, unit: Unit) -> None:
+    def append(self, unit: Unit, spectrum: PackedSpectrum | None = None) -> None:
         """Write one line; after this returns, a kill does not lose it."""
+        if self._spectra is not None and spectrum is not None:
+            with _explain(self.output):
+                self._spectra.append(unit.name, spectrum)
         self._write(render_line(unit))
         self._names.append(unit.name)
 
     def finish(self, units: Sequence[Unit]) -> None:
-        """Make the file durable and give it its name; what had that name is replaced only now.
+        """Make the files durable and give them their names; what had those names is replaced only now.
 
         Args:
             units: all units, in checkpoint order; they are written again where the lines are in another.
         """
-        if self._names != [unit.name for unit in units]:
-            Scan(header=self.header, units=tuple(units)).write(self.output, force=True)
-            get_partial_path(self.output).unlink()
-            return
+        is_replacing = self.output.exists()
         with _explain(self.output):
-            os.fsync(self._file.fileno())
-            get_partial_path(self.output).replace(self.output)
+            if self._spectra is not None:
+                self._spectra.finish(get_spectra_path(self.output))
+        if self._names != [unit.name for unit in units]:
+            write_lines(self.output, self.header, units, force=True)
+            get_partial_path(self.output).unlink()
+        else:
+            with _explain(self.output):
+                os.fsync(self._file.fileno())
+                get_partial_path(self.output).replace(self.output)
+        if is_replacing and self._spectra is None:
+            get_spectra_path(self.output).unlink(missing_ok=True)  # that of the Scan which was replaced
 
     def _write(self, line: str) -> None:
-        data = memoryview(line.encode())
         with _explain(self.output):
-            while data:
-                data = data[self._file.write(data) :]
+            write_all(self._file, line.encode())
 
     def _truncate(self, size: int) -> None:
         with _explain(self.output):
@@ -110,11 +139,26 @@ def open_partial(output: Path, header: ScanHeader) -> Iterator[PartialScan]:
     path = get_partial_path(output)
     with _explain(output):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that a finished `append` is in the kernel's hands; created without cutting what is there.
-        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-    with file:
+        file = open_for_appending(path)
+    with ExitStack() as stack:
+        stack.enter_context(file)
         _lock(file, output)
-        yield PartialScan(output, file, header)
+        spectra = None
+        if header.config.spectrum == "full":
+            with _explain(output):
+                spectra = stack.enter_context(_open_spectra(output))
+        yield PartialScan(output, file, header, spectra)
+
+
+@contextmanager
+def _open_spectra(output: Path) -> Iterator[PartialSpectra]:
+    target = get_spectra_path(output)
+    path = get_partial_path(target)
+    if target.exists() and not path.exists() and not output.exists():
+        # `finish` names this file first: the scan was interrupted before it could name the other.
+        target.replace(path)
+    with open_for_appending(path) as file:
+        yield PartialSpectra(path, file)
 
 
 def is_same_scan(one: ScanHeader, other: ScanHeader) -> bool:

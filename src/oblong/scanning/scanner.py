@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from oblong.checkpoints import Checkpoint
 from oblong.errors import OutputExistsError, SelectionError
-from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
+from oblong.records import PackedSpectrum, Provenance, Scan, ScanConfig, ScanHeader, SpectraFile, Unit
+from oblong.records.spectra import get_spectra_path
 from oblong.scanning.cache import SpectrumCache, open_cache
 from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
+from oblong.scanning.finding import FinishedUnit
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
-from oblong.scanning.partial import PartialScan, open_partial
+from oblong.scanning.partial import PartialScan, get_partial_path, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
 from oblong.scanning.spreading import list_tasks
 from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
@@ -50,7 +52,8 @@ def scan(
         include: regular expression; only units whose name it matches somewhere are measured.
         exclude: regular expression; units whose name it matches are not measured. Both leave EXCLUDED rows.
         device: cpu, cuda or mps.
-        spectrum: `extremes`, or `full` for the measures that need every singular value.
+        spectrum: `extremes`, or `full` for every singular value and the measures that need them. The values are in
+            `OUTPUT.spectra`, or with the returned Scan where there is no output: see `Scan.singular_values`.
         fresh: whether to ignore an interrupted scan.
         force: whether to replace a finished `output`, once the new one is whole.
         on_progress: called in this thread as units are finished, and in another as shards are fetched.
@@ -69,14 +72,14 @@ def scan(
         UnreadableModuleError: a module with parameters that are meta, sharded or not initialised.
         SelectionError: an invalid model, filter, device, spectrum or number of threads.
         DownloadError: a shard could not be fetched; the same call goes on from there.
-        OutputExistsError: `output` exists and `force` is false.
+        OutputExistsError: `output`, or a file of singular values under its name, exists and `force` is false.
         OutputWriteError: the output cannot be written; what was finished is kept.
         MissingExtraError, OperationalError, WorkerError: see `oblong.scanning.on_ray`.
     """
     if spectrum not in SPECTRA:
         raise SelectionError(f"--spectrum {spectrum!r} is unknown; choose one of {', '.join(SPECTRA)}")
-    if output is not None and output.exists() and not force:
-        raise OutputExistsError(output)
+    if output is not None and not force:
+        check_output(output, full=spectrum == "full")
     if ray is not None:
         check_request(device, ray)
     threads = num_threads or count_cores()
@@ -99,7 +102,24 @@ def scan(
                 run.measure_on_ray(ray, config, num_threads=threads, use_cache=cache)
             if partial is not None:
                 partial.finish(run.units)
-    return Scan(header=partial.header if partial else header, units=run.units)
+    made = Scan(header=partial.header if partial else header, units=run.units)
+    if spectrum != "full":
+        return made
+    return made.with_spectra(run.spectra if output is None else SpectraFile(get_spectra_path(output)))
+
+
+def check_output(output: Path, *, full: bool) -> None:
+    """Make sure that nothing finished would be replaced.
+
+    Raises:
+        OutputExistsError: something would.
+    """
+    if output.exists():
+        raise OutputExistsError(output)
+    # A scan that was interrupted as it finished has named its singular values already.
+    is_interrupted = get_partial_path(output).exists()
+    if full and not is_interrupted and (companion := get_spectra_path(output)).exists():
+        raise OutputExistsError(companion)
 
 
 class ScanRun:
@@ -111,6 +131,8 @@ class ScanRun:
         self._on_progress = on_progress or (lambda progress: None)
         self._partial: PartialScan | None = None
         self._finished: dict[str, Unit] = {}
+        self.spectra: dict[str, PackedSpectrum] = {}
+        """Singular values of finished units, where no file takes them."""
         self._work = {job.unit.name: job.work for job in jobs}
         self._total_work = sum(self._work.values())
         self._done_work = 0.0
@@ -144,13 +166,13 @@ class ScanRun:
         num_known = 0
         with read_ahead(self._checkpoint, batches, cache=cache) as loaded_batches:
             for batch in loaded_batches:
-                units = measure_batch(batch, config, compute)
+                finished = measure_batch(batch, config, compute)
                 num_known += sum(loaded.known is not None for loaded in batch)
                 if cache is not None:
-                    cache.remember(collect_findings(batch, units))
+                    cache.remember(collect_findings(batch, finished))
                     self.say_all(cache.take_warnings())
                 del batch
-                self.add(units)
+                self.add(finished)
         self._say_known(num_known)
 
     def measure_on_ray(self, address: str, config: ScanConfig, *, num_threads: int, use_cache: bool) -> None:
@@ -166,7 +188,7 @@ class ScanRun:
             for outcome in outcomes:
                 self.say_all([*hosts.note(outcome), *outcome.messages])
                 num_known += outcome.num_known
-                self.add(outcome.units)
+                self.add(outcome.finished)
         self._say_known(num_known)
 
     def _list_batches(self) -> tuple[Batch, ...]:
@@ -180,11 +202,11 @@ class ScanRun:
         """Whether every unit of a batch is finished."""
         return all(job.unit.name in self._finished for load in batch for job in load.jobs)
 
-    def add(self, units: Iterable[Unit]) -> None:
+    def add(self, finished: Iterable[FinishedUnit]) -> None:
         """Take those of some units that were not finished yet."""
-        for unit in units:
-            if unit.name not in self._finished:
-                self._add(unit)
+        for made in finished:
+            if made.unit.name not in self._finished:
+                self._add(made.unit, made.spectrum)
 
     def say_all(self, messages: Iterable[str]) -> None:
         """Tell whoever watches."""
@@ -196,6 +218,8 @@ class ScanRun:
         if kept is None:
             self.say_all([f"{partial.output.name}.partial is of another scan or model; starting afresh"])
             return ()
+        if partial.num_lost:
+            self.say_all([f"the singular values of {partial.num_lost} finished units are lost; measuring them again"])
         if self._checkpoint.remote is None and (changed := find_changed_tensor(self._checkpoint, kept)):
             self.say_all([f"{changed} has changed since the scan was interrupted; starting afresh"])
             return ()
@@ -203,9 +227,11 @@ class ScanRun:
             self.say_all([f"resuming: {len(kept)} of {len(self._jobs)} units were finished before"])
         return kept
 
-    def _add(self, unit: Unit) -> None:
+    def _add(self, unit: Unit, spectrum: PackedSpectrum | None) -> None:
         if self._partial is not None:
-            self._partial.append(unit)
+            self._partial.append(unit, spectrum)
+        elif spectrum is not None:
+            self.spectra[unit.name] = spectrum
         self._done_work += self._work[unit.name]
         self._finished[unit.name] = unit
         self._report(detail=unit.name)

@@ -18,6 +18,7 @@ from oblong.records import CheckpointInfo, ScanConfig, Unit
 from oblong.scanning.cache import SpectrumCache, open_cache
 from oblong.scanning.cache_key import Arithmetic, describe_arithmetic
 from oblong.scanning.devices import choose_backend
+from oblong.scanning.finding import FinishedUnit
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.streaming import TensorLoader
 from oblong.scanning.worklist import Batch, list_batches, list_jobs, list_loads
@@ -47,13 +48,18 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a worker found: units, things to say, and what computed them."""
+    """What a worker found: units with their singular values, things to say, and what computed them."""
 
-    units: tuple[Unit, ...]
+    finished: tuple[FinishedUnit, ...]
     messages: tuple[str, ...]
     num_known: int
     host: str
     arithmetic: Arithmetic
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The finished units."""
+        return tuple(made.unit for made in self.finished)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ def _perform(request: Request, task: Task) -> Outcome:
         request.config.device, full=request.config.spectrum == "full", num_threads=request.num_threads
     )
     loader = TensorLoader(desk.checkpoint, desk.cache)
-    units: list[Unit] = []
+    finished: list[FinishedUnit] = []
     num_known = 0
     for batch in desk.batches[task.first : task.last + 1]:
         loaded = tuple(item for load in batch for item in loader.load(load))
@@ -114,10 +120,10 @@ def _perform(request: Request, task: Task) -> Outcome:
         num_known += sum(item.known is not None for item in loaded)
         if desk.cache is not None:
             desk.cache.remember(collect_findings(loaded, found))
-        units.extend(found)
+        finished.extend(found)
         del loaded
     return Outcome(
-        units=tuple(units),
+        finished=tuple(finished),
         messages=tuple(desk.cache.take_warnings()) if desk.cache else (),
         num_known=num_known,
         host=socket.gethostname(),

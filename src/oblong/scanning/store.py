@@ -222,7 +222,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _make_line(key: str, finding: Finding, written: int) -> bytes:
-    data: dict[str, Any] = {"written": written, **finding.model_dump(mode="json")}
+    data: dict[str, Any] = {"written": written, **finding.model_dump(mode="json", exclude_defaults=True)}
     body = json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
     return f"{key} {_checksum(key.encode(), body)} ".encode() + body
 

@@ -202,6 +202,16 @@ def test_kill_minus_nine_leaves_at_most_two_shards_and_the_next_run_ends_it(tmp_
     assert [u.model_dump(exclude={"seconds"}) for u in resumed] == [u.model_dump(exclude={"seconds"}) for u in whole]
 
 
+def test_a_streamed_scan_keeps_singular_values_also_when_it_goes_on(hub: FolderHub, cache: Path) -> None:
+    output = Path("s.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        scan(REPO, stream=True, output=output, spectrum="full", on_progress=stop_after(9))
+    streamed = scan(REPO, stream=True, output=output, spectrum="full")
+    local = scan(hub.folder, spectrum="full")
+    for unit in local.measured:
+        assert streamed.singular_values(unit.name).tolist() == local.singular_values(unit.name).tolist()
+
+
 def test_a_model_that_changed_on_the_hub_starts_afresh(hub: FolderHub, cache: Path) -> None:
     output = Path("s.jsonl")
     with pytest.raises(KeyboardInterrupt):

@@ -66,6 +66,20 @@ def test_a_worker_gives_the_units_of_a_local_scan(tmp_path: Path, window: int) -
     assert found == {}
 
 
+def test_a_worker_brings_singular_values(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    request, batches = make(model, 5000)
+    request = replace(request, config=ScanConfig(spectrum="full"))
+    outcomes = [perform(request, task) for task in list_all(batches)]
+    made = [item for outcome in outcomes if isinstance(outcome, Outcome) for item in outcome.finished]
+    local = scan(str(model), spectrum="full")
+    for item in made:
+        assert (item.spectrum is not None) is (item.unit.measures is not None)
+        if item.spectrum is not None:
+            assert item.spectrum.unpack().tolist() == local.singular_values(item.unit.name).tolist()
+    assert len(made) == len(local)
+
+
 def test_a_worker_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
     request, _ = make(write_model(tmp_path / "model"), 1)
     failure = perform(replace(request, path=tmp_path / "elsewhere"), Task(first=0, last=0, work=1.0))
