@@ -1,6 +1,6 @@
 """Weights stored in each format as its quantiser stores them: files that `oblong scan` reads, for `scan_noise`.
 
-Every writer takes the unrounded weights (out, in), float64, by module name; the numbers of columns are multiples of 128
+Every writer takes the unrounded weights (out, in), float64, by module name; the numbers of columns are multiples of 64
 and those of rows multiples of 8. Rounding is to nearest: GPTQ's own error compensation is another matter.
 """
 
@@ -86,9 +86,10 @@ def store_nf4(name: str, weight: NDArray[np.float64], *, block: int = 64) -> Sto
     ]
 
 
-def store_gptq4(name: str, weight: NDArray[np.float64], *, group: int = 128) -> Stored:
-    """Four bits with a scale and a zero point per group of 128 inputs, packed as GPTQ does, rounded to nearest."""
+def store_gptq4(name: str, weight: NDArray[np.float64]) -> Stored:
+    """Four bits with a scale and a zero point per group of inputs, packed as GPTQ does, rounded to nearest."""
     m, n = weight.shape
+    group = 128 if n % 128 == 0 else 64
     groups = weight.reshape(m, n // group, group)
     low, high = np.minimum(groups.min(axis=2), 0), np.maximum(groups.max(axis=2), 0)
     scales = ((high - low) / 15).astype(np.float16).astype(np.float64)
@@ -131,7 +132,7 @@ FORMATS: Final[Mapping[str, Writer]] = {
     ),
     "int8, row scales": partial(write_safetensors, store=store_int8, config={"quant_method": "bitsandbytes"}),
     "nf4": partial(write_safetensors, store=store_nf4, config={"quant_method": "bitsandbytes"}),
-    "int4, groups of 128": partial(write_safetensors, store=store_gptq4, config={"quant_method": "gptq", "bits": 4}),
+    "int4, groups": partial(write_safetensors, store=store_gptq4, config={"quant_method": "gptq", "bits": 4}),
     "Q8_0": partial(write_gguf, kind="Q8_0"),
     "Q4_1": partial(write_gguf, kind="Q4_1"),
 }

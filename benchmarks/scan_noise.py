@@ -88,9 +88,7 @@ def iter_originals(count: int, seed: int, with_demo: bool) -> Iterator[Original]
         yield make_original(kind, weight)
     if with_demo:
         for weight in read_layer_matrices("demo").values():
-            # 576 = 4.5 * 128: cut so that the groups of every format come out even
-            even = weight[: weight.shape[0] // 8 * 8, : weight.shape[1] // 128 * 128]
-            yield make_original("demo model", even.astype(np.float64))
+            yield make_original("demo model", weight.astype(np.float64))
 
 
 def make_original(kind: str, weight: NDArray[np.float64]) -> Original:
