@@ -65,14 +65,14 @@ def store_fp8(name: str, weight: NDArray[np.float64], *, block: int | None) -> S
 
 
 def store_int8(name: str, weight: NDArray[np.float64]) -> Stored:
-    """bitsandbytes LLM.int8(): row absmax."""
+    """LLM.int8() of bitsandbytes: row absmax."""
     maxima = np.abs(weight).max(axis=1).astype(np.float32)
     codes = np.rint(weight * (127.0 / maxima[:, None])).clip(-127, 127).astype(np.int8)
     return [entry(f"{name}.weight", codes), entry(f"{name}.SCB", maxima)]
 
 
 def store_nf4(name: str, weight: NDArray[np.float64], *, block: int = 64) -> Stored:
-    """bitsandbytes NF4, blocks of 64, scales not quantised again."""
+    """NF4 of bitsandbytes, blocks of 64, scales not quantised again."""
     blocks = weight.reshape(-1, block)
     absmax = np.abs(blocks).max(axis=1).astype(np.float32)
     middles = (NF4[1:].astype(np.float64) + NF4[:-1]) / 2
@@ -82,7 +82,9 @@ def store_nf4(name: str, weight: NDArray[np.float64], *, block: int = 64) -> Sto
         entry(f"{name}.weight", ((codes[::2] << 4) | codes[1::2]).reshape(-1, 1)),
         entry(f"{name}.weight.absmax", absmax),
         entry(f"{name}.weight.quant_map", NF4),
-        entry(f"{name}.weight.quant_state.bitsandbytes__nf4", np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)),
+        entry(
+            f"{name}.weight.quant_state.bitsandbytes__nf4", np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
+        ),
     ]
 
 

@@ -31,7 +31,8 @@ def make_low_rank(rng: np.random.Generator, m: int, n: int) -> Array:
     """A strong part of low rank, and Gaussian noise below it, from 1e-4 to 1 of its size."""
     rank = int(rng.integers(1, min(m, n) // 4))
     strong = rng.standard_normal((m, rank)) @ rng.standard_normal((rank, n)) / math.sqrt(rank)
-    return strong + 10.0 ** rng.uniform(-4.0, 0.0) * rng.standard_normal((m, n))
+    noise: Array = 10.0 ** rng.uniform(-4.0, 0.0) * rng.standard_normal((m, n))
+    return strong + noise
 
 
 def make_planted(rng: np.random.Generator, m: int, n: int) -> Array:

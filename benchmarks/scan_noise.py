@@ -87,8 +87,8 @@ def iter_originals(count: int, seed: int, with_demo: bool) -> Iterator[Original]
     for kind, weight in iter_matrices(count, seed):
         yield make_original(kind, weight)
     if with_demo:
-        for weight in read_layer_matrices("demo").values():
-            yield make_original("demo model", weight.astype(np.float64))
+        for layer in read_layer_matrices("demo").values():
+            yield make_original("demo model", layer.astype(np.float64))
 
 
 def make_original(kind: str, weight: NDArray[np.float64]) -> Original:

@@ -26,8 +26,8 @@ def compute_noise_floor(
     Args:
         matrix: Shape (m, n), float32 or float64, finite: the stored values.
         storage: Storage format: a safetensors dtype (BF16), a GGUF type (Q4_K) or NF4, MXFP4.
-        rounding_rms: rms of E in its worst row and in its worst column, in the unit of the matrix, where the quantiser's
-            scales tell it; `storage` is not asked.
+        rounding_rms: rms of E in its worst row and in its worst column, in the unit of the matrix, where the scales of
+            the quantiser tell it; `storage` is not asked.
 
     Returns:
         The floor, in the unit of the matrix.

@@ -63,8 +63,8 @@ GRIDS: Final[Mapping[str, BlockGrid]] = {
     "NF4": BlockGrid(size=64, levels=7.5),
     "FP4": BlockGrid(size=64, levels=7.5),
 }
-"""Formats whose scales are not at hand; a table of values that are not evenly spaced counts as if they were. The scales'
-own rounding is left out."""
+"""Formats whose scales are not at hand; values that are not evenly spaced count as if they were. How the scales were
+rounded is left out."""
 
 GAUSSIAN_STEPS: Final[Mapping[str, float]] = {"I8": 3.5 / 127, "I4": 4.1 / 15}
 """Step in units of rms(W) where nothing is known about blocks: the largest of about 1000 Gaussian weights of a row over
@@ -130,7 +130,7 @@ def _get_relative_rounding(key: str) -> float:
 
 
 def find_largest_rms(matrix: NDArray[np.floating[Any]]) -> RoundingRms:
-    """rms of the row, and of the column, with the largest one; in float32 for a float32 matrix, good to 1e-3."""
+    """Largest rms of a row, and of a column; in float32 for a float32 matrix, good to 1e-3."""
     m, n = matrix.shape
     largest = max(float(matrix.max()), -float(matrix.min()))
     exponent = math.frexp(largest)[1]

@@ -34,7 +34,8 @@ BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 def store(exact: Array, storage: str) -> Array:
     if storage in BLOCKS:
         kind = gguf.GGMLQuantizationType[storage]
-        return dequantize(quantize(exact.astype(np.float32), kind), kind).astype(np.float64)
+        blocks: Array = dequantize(quantize(exact.astype(np.float32), kind), kind).astype(np.float64)
+        return blocks
     scale = 400.0 / np.abs(exact).max() if storage.startswith("F8") else 1.0
     values: Array = torch.from_numpy(exact * scale).to(TORCH[storage]).double().numpy() / scale
     return values
