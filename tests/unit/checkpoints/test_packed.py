@@ -207,6 +207,23 @@ class TestRounding:
         assert loaded.rounding_rms[1] == pytest.approx(actual, rel=NF4_ROUNDING)
         assert loaded.rounding_rms[0] == pytest.approx(np.sqrt(squares.mean(axis=1).max()), rel=2 * NF4_ROUNDING)
 
+    def test_rows_and_columns_change_places_with_the_values(self, tmp_path: Path) -> None:
+        """One of six stored rows has 2^10 times the scale; gpt-oss transposes, so it is a column of the weight.
+
+        Stored: worst row s, worst column sqrt((2^20 + 5) / 6) / 2^10 of that.
+        """
+        stored = build.build_mxfp4(experts=1)
+        name, dtype, shape, _ = stored[0]
+        stored[0] = (name, dtype, shape, bytes(6 * 32))
+        exponents = np.full((6, 2), 117, dtype=np.uint8)
+        exponents[3] = 127
+        stored[1] = (*stored[1][:3], exponents.tobytes())
+        checkpoint = open_stored(tmp_path, stored, {"quant_method": "mxfp4"})
+        for tensor in (checkpoint.tensors[0], checkpoint.tensors[0].slice(0)):
+            rounding = checkpoint.load(tensor).rounding_rms
+            assert rounding is not None
+            assert rounding[0] / rounding[1] == pytest.approx(np.sqrt((2**20 + 5) / 6) / 2**10)
+
 
 class TestScans:
     def scan(self, folder: Path, stored: build.Stored, config: dict[str, Any]) -> Scan:
