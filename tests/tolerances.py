@@ -22,8 +22,8 @@ FULL_SPECTRUM = 1e-6  # every singular value
 LOG_VOLUME = 1e-9  # relative or absolute, whichever is larger
 NULL_QUANTILE = 0.04  # absolute; 2000 samples against the table's 20000
 NULL_MEDIAN = 0.03
-NOISE_FLOOR_FLOAT = 0.05  # the floor is a statistical estimate
-NOISE_FLOOR_BLOCKS = 0.35
+NOISE_FLOOR_GAUSSIAN = 1.25  # stated over actual norm of the rounding, which it must not be below (design/004)
+NOISE_FLOOR_UNEVEN = 3.0
 LOG_SLOPE = 1e-3  # absolute, nats per unit
 
 # checkpoints: sums of squares of float32 numbers, in float64

@@ -76,7 +76,7 @@ def test_rotation(matrix: Array, seed: int) -> None:
 @given(matrices(), st.sampled_from(["F32", "BF16", "Q4_0"]))
 def test_order_of_the_measures(matrix: Array, storage: str) -> None:
     spectrum = compute_spectrum(matrix, full=True)
-    m = compute_measures(spectrum, noise_floor=compute_noise_floor(spectrum, storage))
+    m = compute_measures(spectrum, noise_floor=compute_noise_floor(matrix, storage))
     slack = 1 + tolerances.KAPPA_BELOW_1E6
     assert m.entropy_gap >= 0
     assert m.max_entropy >= m.entropy

@@ -81,13 +81,13 @@ class TensorInfo:
 class StoredTensor:
     """One tensor that was read: `values` (tensor's shape, float32, or float64 for F64; None if not float).
 
-    `rounding_rms` is the rms of what rounding took away, in the unit of the values, where the scales of a quantised
-    tensor tell; None where it follows from the dtype.
+    `rounding_rms` is the rms of what rounding took away in the row and in the column where it is largest, in the unit
+    of the values, where the scales of a quantised tensor tell; None where it follows from dtype and values.
     """
 
     values: Floats | None
     digest: str
-    rounding_rms: float | None = None
+    rounding_rms: tuple[float, float] | None = None
 
 
 class TensorSource(Protocol):

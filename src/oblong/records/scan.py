@@ -164,7 +164,7 @@ class ScanConfig(Part):
     input_variance: float = Field(default=1.0, gt=0)
     noise_variance: float = Field(default=1.0, gt=0)
     heads: bool = False
-    measure_version: int = 1
+    measure_version: int = 2
 
 
 class ScanHeader(Part):

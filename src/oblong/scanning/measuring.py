@@ -76,7 +76,7 @@ def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Finishe
     status = Status(spectrum.outcome.value)
     if status not in (Status.OK, Status.RANK_DEFICIENT):
         return _close(loaded, status)
-    floor = compute_noise_floor(spectrum, loaded.job.unit.dtype, rounding_rms=loaded.rounding_rms)
+    floor = compute_noise_floor(_require_values(loaded), loaded.job.unit.dtype, rounding_rms=loaded.rounding_rms)
     measures = compute_measures(
         spectrum,
         input_variance=config.input_variance,

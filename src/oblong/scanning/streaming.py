@@ -38,7 +38,7 @@ class LoadedJob:
     job: Job
     values: NDArray[np.floating[Any]] | None
     digest: str | None
-    rounding_rms: float | None = None
+    rounding_rms: tuple[float, float] | None = None
     key: str | None = None
     known: Finding | None = None
 
@@ -134,7 +134,7 @@ class _Read:
 
     values: NDArray[np.floating[Any]] | None = None
     digest: str | None = None
-    rounding_rms: float | None = None
+    rounding_rms: tuple[float, float] | None = None
     recall: Recall = field(default_factory=Recall)
 
 

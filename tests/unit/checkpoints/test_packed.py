@@ -172,12 +172,14 @@ def test_fp8_codes_with_other_scales_have_another_digest(tmp_path: Path) -> None
 
 class TestRounding:
     def test_uniform_steps_lose_a_twelfth_of_their_square(self, tmp_path: Path) -> None:
-        """rms(E) = sqrt(mean(step^2) / 12), the steps being the scales that each weight was divided by."""
+        """rms(E) = sqrt(mean(step^2) / 12) of a row or column, the steps being the scales (out, groups)."""
         stored, _ = build.build_compressed(4)
         scales = np.frombuffer(stored[1][3], dtype=np.float16).astype(np.float64)
         checkpoint = open_stored(tmp_path, stored, CONFIGS["ct"])
         loaded = checkpoint.load(checkpoint.tensors[0])
-        assert loaded.rounding_rms == pytest.approx(np.sqrt(np.mean(scales**2) / 12), rel=ROUNDING_OF_A_PRODUCT)
+        variances = scales.reshape(10, -1) ** 2 / 12
+        worst = [np.sqrt(variances.mean(axis=axis).max()) for axis in (1, 0)]
+        assert loaded.rounding_rms == pytest.approx(worst, rel=ROUNDING_OF_A_PRODUCT)
 
     def test_cells_of_a_uniform_grid_are_a_twelfth(self) -> None:
         """(0.5^3 + 0.5^3) / 3 = 1/12 inside; at the ends 0.5^3 / (3 * 0.5) = 1/12 too."""
@@ -199,8 +201,28 @@ class TestRounding:
         checkpoint = open_stored(tmp_path, stored, CONFIGS["bnb"])
         loaded = checkpoint.load(checkpoint.tensors[0])
         assert loaded.values is not None
-        actual = np.sqrt(np.mean((loaded.values.astype(np.float64) - weight) ** 2))
-        assert loaded.rounding_rms == pytest.approx(actual, rel=NF4_ROUNDING)
+        squares = (loaded.values.astype(np.float64) - weight) ** 2
+        actual = np.sqrt(squares.mean(axis=0).mean())  # one block a row: every column has the same steps
+        assert loaded.rounding_rms is not None
+        assert loaded.rounding_rms[1] == pytest.approx(actual, rel=NF4_ROUNDING)
+        assert loaded.rounding_rms[0] == pytest.approx(np.sqrt(squares.mean(axis=1).max()), rel=2 * NF4_ROUNDING)
+
+    def test_rows_and_columns_change_places_with_the_values(self, tmp_path: Path) -> None:
+        """One of six stored rows has 2^10 times the scale; gpt-oss transposes, so it is a column of the weight.
+
+        Stored: worst row s, worst column sqrt((2^20 + 5) / 6) / 2^10 of that.
+        """
+        stored = build.build_mxfp4(experts=1)
+        name, dtype, shape, _ = stored[0]
+        stored[0] = (name, dtype, shape, bytes(6 * 32))
+        exponents = np.full((6, 2), 117, dtype=np.uint8)
+        exponents[3] = 127
+        stored[1] = (*stored[1][:3], exponents.tobytes())
+        checkpoint = open_stored(tmp_path, stored, {"quant_method": "mxfp4"})
+        for tensor in (checkpoint.tensors[0], checkpoint.tensors[0].slice(0)):
+            rounding = checkpoint.load(tensor).rounding_rms
+            assert rounding is not None
+            assert rounding[0] / rounding[1] == pytest.approx(np.sqrt((2**20 + 5) / 6) / 2**10)
 
 
 class TestScans:

@@ -239,7 +239,7 @@ class TestKey:
         "options",
         [
             {"spectrum": "full"},
-            {"measure_version": 2},
+            {"measure_version": 3},
             {"input_variance": 2.0},
             {"noise_variance": 2.0},
             {"digest": "other"},

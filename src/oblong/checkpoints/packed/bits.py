@@ -65,11 +65,15 @@ def compute_cell_variance(grid: NDArray[np.float32]) -> NDArray[np.float64]:
     return variance[codes.reshape(-1)]
 
 
-def compute_step_rms(sum_of_squares: float, count: int) -> float:
-    """rms(E) of weights rounded to uniform grids: the root of the mean of step^2 / 12.
+def find_largest_rms(variances: NDArray[np.float64], widths: NDArray[Any] | None = None) -> tuple[float, float]:
+    """rms(E) in the row and in the column where it is largest.
 
     Args:
-        sum_of_squares: of the steps, one per weight.
-        count: number of weights.
+        variances: (..., rows, groups) of the error of each weight; the columns of a group share it.
+        widths: (groups,) columns of each; equal by default.
     """
-    return math.sqrt(sum_of_squares / (12 * count)) if count else 0.0
+    if not variances.size:
+        return 0.0, 0.0
+    row = np.average(variances, axis=-1, weights=widths).max()
+    column = variances.mean(axis=-2).max()
+    return math.sqrt(row), math.sqrt(column)

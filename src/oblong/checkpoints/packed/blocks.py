@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.packed.bits import compute_cell_variance, unpack_bits
+from oblong.checkpoints.packed.bits import compute_cell_variance, find_largest_rms, unpack_bits
 from oblong.checkpoints.packed.packing import Array, Bytes, Codes, Decoded
 
 # E2M1, by code. Source: OCP Microscaling Formats specification 1.0, section 5.3.3.
@@ -43,7 +43,7 @@ class Bnb4Layout:
         sink = BlockSink(flat=flat, table=table, block_size=self.block_size, is_upper_first=True)
         for chunk in codes.iter_units(self.block_size // 2):
             sink.add(chunk, absmax)
-        return Decoded(values=flat.reshape(shape), rounding_rms=sink.compute_rounding_rms())
+        return Decoded(values=flat.reshape(shape), rounding_rms=sink.compute_rounding_rms(shape))
 
     def _decode_absmax(self, companions: Mapping[str, Array]) -> NDArray[np.float32]:
         absmax = companions["absmax"].reshape(-1)
@@ -76,8 +76,10 @@ class Float4Layout:
             sink.add(chunk, scales)
         stored_shape = (*shape[:-2], shape[-1], shape[-2]) if self.is_transposed else shape
         values = flat.reshape(stored_shape)
-        values = values.swapaxes(-1, -2) if self.is_transposed else values
-        return Decoded(values=values, rounding_rms=sink.compute_rounding_rms())
+        row, column = sink.compute_rounding_rms(stored_shape)
+        if self.is_transposed:
+            return Decoded(values=values.swapaxes(-1, -2), rounding_rms=(column, row))
+        return Decoded(values=values, rounding_rms=(row, column))
 
 
 class BlockSink:
@@ -91,13 +93,13 @@ class BlockSink:
         self._flat = flat
         self._pairs = table[codes]
         self._variances = compute_cell_variance(table)[codes].sum(axis=1)
-        self._block_bytes = block_size // 2
+        self._block_size = block_size
         self._start = 0
-        self._squares = 0.0
+        self._block_sums: list[NDArray[np.float64]] = []
 
     def add(self, stored: Bytes, scales: NDArray[np.float32]) -> None:
         """Decode the next bytes (b,), which begin with a block; `scales` are those of the whole tensor."""
-        size = self._block_bytes
+        size = self._block_size // 2
         blocks = np.pad(stored, (0, -stored.size % size)).reshape(-1, size)
         first = self._start // (2 * size)
         factors = scales[first : first + len(blocks)]
@@ -107,12 +109,18 @@ class BlockSink:
         self._flat[self._start : stop] = values.reshape(-1)[: stop - self._start]
         variances = self._variances[blocks]
         variances.reshape(-1)[stored.size :] = 0
-        self._squares += float(np.dot(variances.sum(axis=1), np.square(factors, dtype=np.float64)))
+        self._block_sums.append(variances.sum(axis=1) * np.square(factors, dtype=np.float64))
         self._start = stop
 
-    def compute_rounding_rms(self) -> float:
-        """rms(E) of all values."""
-        return math.sqrt(self._squares / self._flat.size) if self._flat.size else 0.0
+    def compute_rounding_rms(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """rms(E) of the worst row and column of values of this shape; of all of them where blocks straddle rows."""
+        if not self._flat.size:
+            return 0.0, 0.0
+        sums = np.concatenate(self._block_sums)
+        if len(shape) < 2 or shape[-1] % self._block_size:
+            overall = math.sqrt(float(sums.sum()) / self._flat.size)
+            return overall, overall
+        return find_largest_rms(sums.reshape(*shape[:-1], -1) / self._block_size)
 
 
 def _decode_scales(companions: Mapping[str, Array]) -> NDArray[np.float32]:

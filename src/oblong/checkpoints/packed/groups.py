@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.packed.bits import compute_step_rms, unpack_bits
+from oblong.checkpoints.packed.bits import find_largest_rms, unpack_bits
 from oblong.checkpoints.packed.packing import Array, Codes, Decoded
 
 AWQ_BITS: Final = 4
@@ -111,11 +111,12 @@ class Grid:
         """The grids of some rows."""
         return Grid(scales=self.scales[rows], zeros=self.zeros[rows])
 
-    def compute_rounding_rms(self, groups: NDArray[np.intp]) -> float:
-        """rms(E) of all columns: the root of the mean of step^2 / 12, the steps being the scales."""
-        columns = np.bincount(groups, minlength=self.scales.shape[1])
-        squares = np.square(self.scales, dtype=np.float64).sum(axis=0)
-        return compute_step_rms(float(columns @ squares), len(groups) * len(self.scales))
+    def compute_rounding_rms(self, groups: NDArray[np.intp]) -> tuple[float, float]:
+        """rms(E) of the worst row and column: each weight loses step^2 / 12, the steps being the scales."""
+        widths = np.bincount(groups, minlength=self.scales.shape[1])
+        used = widths > 0
+        variances = np.square(self.scales[:, used], dtype=np.float64) / 12
+        return find_largest_rms(variances, widths[used])
 
 
 def find_groups(num_columns: int, num_groups: int, declared: Array | None) -> NDArray[np.intp]:

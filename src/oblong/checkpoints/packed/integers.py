@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.packed.bits import compute_step_rms, unpack_padded_words
+from oblong.checkpoints.packed.bits import find_largest_rms, unpack_padded_words
 from oblong.checkpoints.packed.groups import Grid, find_groups
 from oblong.checkpoints.packed.packing import Array, Codes, Decoded
 
@@ -35,8 +35,8 @@ class BnbInt8Layout:
             stop = start + len(block)
             np.multiply(block * maxima[start:stop], INVERSE_OF_127, out=values[start:stop])
             start = stop
-        squares = float(np.square(maxima * INVERSE_OF_127, dtype=np.float64).sum()) * columns
-        return Decoded(values=values, rounding_rms=compute_step_rms(squares, values.size))
+        variances = np.square(maxima * INVERSE_OF_127, dtype=np.float64) / 12
+        return Decoded(values=values, rounding_rms=find_largest_rms(variances))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,13 @@ _INTEGERS: Final[Mapping[str, str]] = {"U8": "u1", "I8": "i1", "I16": "<i2", "I3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """Values (logical shape, float32), and rms(E) of what rounding to their grid took away, in the same unit."""
+    """Values (logical shape, float32), and what rounding to their grid took away, in the same unit.
+
+    `rounding_rms` is its rms in the row and in the column where that is largest.
+    """
 
     values: NDArray[np.float32]
-    rounding_rms: float
+    rounding_rms: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
