@@ -13,8 +13,10 @@ in every round; medians, and medians of the ratios within a round. One that take
 - PEFT as it is   KappaTuneSelector on the module: gate and up are one matrix to it, 128 in all; it averages the experts
                   of a tensor and keeps only the mean, so that no expert can be told from another
 
-Exits 1 if a planted kappa is off by more than the stated error, or if PEFT's loop takes less than 8 times as long as
-oblong in memory.
+PEFT's loop does what oblong does, matrix by matrix; what a user of PEFT waits for on such a layer is PEFT as it is.
+
+Exits 1 if a planted kappa is off by more than the stated error, or if PEFT as it is takes less than 8 times as long as
+oblong on the same module in memory.
 """
 
 from __future__ import annotations
@@ -158,11 +160,11 @@ def main() -> None:
     rows = list_rows(measure(contestants, arguments.rounds))
     print(f"{arguments.experts} experts, {arguments.threads} threads, medians of {arguments.rounds} rounds")
     for name, row in rows.items():
-        goal = f"  (goal {GOAL:.0f})" if name == LOOP else ""
+        goal = f"  (goal {GOAL:.0f})" if name == PEFT else ""
         print(f"{name:15} {row['median_seconds']:8.2f} s {row['times_oblong']:7.2f} times oblong in memory{goal}")
     errors = check(scans, truth)
-    if rows[LOOP]["times_oblong"] < GOAL:
-        errors.append(f"{rows[LOOP]['times_oblong']:.1f} times is less than {GOAL:.0f}")
+    if rows[PEFT]["times_oblong"] < GOAL:
+        errors.append(f"PEFT takes only {rows[PEFT]['times_oblong']:.1f} times ours, {GOAL:.0f} was promised")
     if arguments.json:
         result = {"experts": arguments.experts, "threads": arguments.threads, "rows": rows, "errors": errors}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

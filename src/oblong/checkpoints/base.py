@@ -101,6 +101,29 @@ class StoredTensor:
     rounding_rms: float | None = None
 
 
+class Hasher(Protocol):
+    """What takes bytes in."""
+
+    def update(self, data: memoryview[Any], /) -> None:
+        """Take some bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """The digest of all so far."""
+        ...
+
+
+class NoHasher:
+    """Stands for a hasher where nobody wants the digest."""
+
+    def update(self, data: memoryview[Any], /) -> None:
+        """Ignore the bytes."""
+
+    def hexdigest(self) -> str:
+        """No digest."""
+        return ""
+
+
 class TensorSource(Protocol):
     """An opened checkpoint of one format: its tensors in the order of their bytes, and those bytes."""
 
@@ -180,15 +203,19 @@ class Checkpoint:
         """The model's configuration."""
         return self.source.config
 
-    def load(self, tensor: TensorInfo) -> StoredTensor:
+    def load(self, tensor: TensorInfo, *, with_digest: bool = True) -> StoredTensor:
         """Read one tensor once: its values and the SHA-256 of its stored bytes.
 
         Peak memory is the values plus a chunk: the stored bytes never exist as a whole.
 
+        Args:
+            tensor: one of `tensors`, or a slice of one.
+            with_digest: whether to hash; the digest is `sha256:` if not.
+
         Raises:
             CorruptCheckpointError: the file ends early or cannot be read.
         """
-        hasher = hashlib.sha256()
+        hasher: Hasher = hashlib.sha256() if with_digest else NoHasher()
         if tensor.packing is not None:
             decoded = tensor.packing.decode(self._make_tee(hasher), tensor.shape)
             digest = f"sha256:{hasher.hexdigest()}"
@@ -269,13 +296,13 @@ class Checkpoint:
     def _by_name(self) -> Mapping[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
 
-    def _hash_scale(self, tensor: TensorInfo, hasher: hashlib._Hash) -> None:
+    def _hash_scale(self, tensor: TensorInfo, hasher: Hasher) -> None:
         # The same codes with other scales are other weights.
         if (scale := self.find_scale(tensor)) is not None:
             for chunk in self.source.iter_chunks(scale, CHUNK_BYTES):
                 hasher.update(chunk.data)
 
-    def _make_tee(self, hasher: hashlib._Hash) -> Callable[[TensorInfo, int], Iterator[Bytes]]:
+    def _make_tee(self, hasher: Hasher) -> Callable[[TensorInfo, int], Iterator[Bytes]]:
         """Chunks of stored tensors, each hashed as it passes."""
         return lambda tensor, chunk_bytes: _tee(
             self.source.iter_chunks(tensor, chunk_bytes), lambda chunk: hasher.update(chunk.data)

@@ -191,9 +191,15 @@ class TensorLoader:
         self._was_known = False
 
     def announce(self, loads: Iterable[Load]) -> None:
-        """Say what will be loaded next: what is probably known is hashed in the background."""
-        if self._was_known:
-            self._hasher.begin(load.jobs[0].tensor for load in loads if self._can_skip_values(load))
+        """Say what will be loaded next: what is probably known is hashed in the background, and so are stacks."""
+        self._hasher.begin(load.jobs[0].tensor for load in loads if self._is_hashed_first(load))
+
+    def _is_hashed_first(self, load: Load) -> bool:
+        if self._was_known and self._can_skip_values(load):
+            return True
+        # A live module's weights may come through hooks that serve one thread, a remote file may not be there yet.
+        has_files = bool(self._checkpoint.source.files) and self._checkpoint.remote is None
+        return has_files and load.tensor.slice_index is not None and any(job.needs_values for job in load.jobs)
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
@@ -227,7 +233,8 @@ class TensorLoader:
         if self._stays_stored(load):
             rows, digest = self._checkpoint.load_rows(load.tensor)
             return _Read(values=rows, digest=digest, recall=self._recall(load, digest))
-        stored = self._checkpoint.load(load.tensor)
+        # An expert's row has the digest of its stack, which is hashed as a whole.
+        stored = self._checkpoint.load(load.tensor, with_digest=not is_slice)
         digest = self._digest_whole(tensor) if is_slice else stored.digest
         recall = self._recall(load, digest)
         return _Read(values=stored.values, digest=digest, rounding_rms=stored.rounding_rms, recall=recall)

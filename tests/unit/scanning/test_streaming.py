@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oblong.checkpoints import Checkpoint, StoredRows, TensorInfo, open_checkpoint
+from oblong.checkpoints import Checkpoint, StoredRows, StoredTensor, TensorInfo, open_checkpoint
 from oblong.errors import CorruptCheckpointError
 from oblong.records import ScanConfig
 from oblong.scanning import scan
@@ -131,3 +131,26 @@ def test_the_scan_is_the_same_however_its_matrices_are_read(tmp_path: Path, monk
     assert scan(path, cache=False, num_threads=1).digest() == expected.digest()
     assert "model.embed_tokens.weight" in by_rows
     assert not any("down_proj" in name for name in by_rows)
+
+
+def test_a_stack_is_hashed_once_and_its_experts_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path, {f"m.{i}.experts.down_proj": make_weights(3, 8, 16, seed=i) for i in range(2)})
+    hashed: list[tuple[str, int | None]] = []
+    digest, load = Checkpoint.digest, Checkpoint.load
+
+    def note_digest(self: Checkpoint, tensor: TensorInfo) -> str:
+        hashed.append((tensor.name, tensor.slice_index))
+        return digest(self, tensor)
+
+    def note_load(self: Checkpoint, tensor: TensorInfo, *, with_digest: bool = True) -> StoredTensor:
+        if with_digest:
+            hashed.append((tensor.name, tensor.slice_index))
+        return load(self, tensor, with_digest=with_digest)
+
+    monkeypatch.setattr(Checkpoint, "digest", note_digest)
+    monkeypatch.setattr(Checkpoint, "load", note_load)
+    monkeypatch.setattr("oblong.scanning.scanner.WINDOW_BYTES", 1)
+    found = scan(path, cache=False, num_threads=1)
+    assert sorted(hashed) == [("m.0.experts.down_proj", None), ("m.1.experts.down_proj", None)]
+    assert len({unit.digest for unit in found.measured}) == 2
+    assert len(found.measured) == 6
