@@ -14,6 +14,7 @@ from oblong.checkpoints.locate import DEMO_MODEL_NAME, cache_dir, demo_model_dir
 from oblong.checkpoints.matricize import MatrixPart, split_into_matrices
 from oblong.checkpoints.opening import open_checkpoint
 from oblong.checkpoints.roles import classify_role, explain_ineligible, find_layer
+from oblong.checkpoints.stored_rows import StoredRows
 
 __all__ = [
     "DEMO_MODEL_NAME",
@@ -21,6 +22,7 @@ __all__ = [
     "MatrixPart",
     "Reader",
     "Remote",
+    "StoredRows",
     "StoredTensor",
     "TensorInfo",
     "TensorSource",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.dtypes import FORMATS, decode
+from oblong.checkpoints.dtypes import FORMATS, decode_into
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
+from oblong.checkpoints.stored_rows import StoredRows, stamp_file
 from oblong.errors import CorruptCheckpointError
 from oblong.records import CheckpointFile, CheckpointInfo
 
@@ -71,6 +72,16 @@ class TensorInfo:
             packing=self.packing and self.packing.slice(index),
         )
 
+    def take_rows(self, start: int, stop: int) -> TensorInfo:
+        """Rows start to stop of a matrix; they can be read like a tensor."""
+        row_bytes = self.num_bytes // self.shape[0]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            offset=self.offset + start * row_bytes,
+            num_bytes=(stop - start) * row_bytes,
+        )
+
     @property
     def is_decodable(self) -> bool:
         """Whether the storage format holds floating-point weights that can be read."""
@@ -88,6 +99,29 @@ class StoredTensor:
     values: Floats | None
     digest: str
     rounding_rms: tuple[float, float] | None = None
+
+
+class Hasher(Protocol):
+    """What takes bytes in."""
+
+    def update(self, data: memoryview[Any], /) -> None:
+        """Take some bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """The digest of all so far."""
+        ...
+
+
+class NoHasher:
+    """Stands for a hasher where nobody wants the digest."""
+
+    def update(self, data: memoryview[Any], /) -> None:
+        """Ignore the bytes."""
+
+    def hexdigest(self) -> str:
+        """No digest."""
+        return ""
 
 
 class TensorSource(Protocol):
@@ -169,15 +203,19 @@ class Checkpoint:
         """The model's configuration."""
         return self.source.config
 
-    def load(self, tensor: TensorInfo) -> StoredTensor:
+    def load(self, tensor: TensorInfo, *, with_digest: bool = True) -> StoredTensor:
         """Read one tensor once: its values and the SHA-256 of its stored bytes.
 
         Peak memory is the values plus a chunk: the stored bytes never exist as a whole.
 
+        Args:
+            tensor: one of `tensors`, or a slice of one.
+            with_digest: whether to hash; the digest is `sha256:` if not.
+
         Raises:
             CorruptCheckpointError: the file ends early or cannot be read.
         """
-        hasher = hashlib.sha256()
+        hasher: Hasher = hashlib.sha256() if with_digest else NoHasher()
         if tensor.packing is not None:
             decoded = tensor.packing.decode(self._make_tee(hasher), tensor.shape)
             digest = f"sha256:{hasher.hexdigest()}"
@@ -191,6 +229,47 @@ class Checkpoint:
             values = self._finish(tensor, values)
             self._hash_scale(tensor, hasher)
         return StoredTensor(values=values, digest=f"sha256:{hasher.hexdigest()}")
+
+    def can_load_rows(self, tensor: TensorInfo) -> bool:
+        """Whether `load_rows` takes it: a tall matrix on this machine whose rows can be decoded one by one."""
+        is_plain = tensor.packing is None and tensor.dtype in FORMATS and not tensor.interleaved_heads
+        return (
+            is_plain
+            and self.remote is None  # whose files may be gone when the rows are read
+            and len(tensor.shape) == 2
+            and tensor.shape[0] >= tensor.shape[1] > 0
+            and tensor.shape[1] % FORMATS[tensor.dtype].block_values == 0
+            and self.find_scale(tensor) is None
+        )
+
+    def load_rows(self, tensor: TensorInfo) -> tuple[StoredRows, str]:
+        """Hash a matrix and find its extremes, but leave it where it is; memory is a few chunks.
+
+        Args:
+            tensor: one that `can_load_rows` takes.
+
+        Returns:
+            The matrix, to be read by rows, and the SHA-256 of its stored bytes.
+
+        Raises:
+            CorruptCheckpointError: the file ends early or cannot be read.
+        """
+        storage = FORMATS[tensor.dtype]
+        stamp = stamp_file(tensor.file)
+        hasher = hashlib.sha256()
+        lowest: list[float] = []
+        highest: list[float] = []
+        buffer: Floats = np.empty(CHUNK_BYTES // storage.block_bytes * storage.block_values, dtype=storage.decoded)
+        for chunk in self._chunks(tensor):
+            hasher.update(chunk.data)
+            values = buffer[: chunk.size // storage.block_bytes * storage.block_values]
+            decode_into(chunk, storage, values)
+            lowest.append(float(values.min()))
+            highest.append(float(values.max()))
+        # Unlike those of Python, numpy's extremes keep a NaN.
+        extremes = float(np.min(lowest)), float(np.max(highest))
+        rows = StoredRows(tensor, self._decode, extremes=extremes, stamp=stamp)
+        return rows, f"sha256:{hasher.hexdigest()}"
 
     def read(self, tensor: TensorInfo) -> Floats | None:
         """The tensor's values (tensor's shape, float32, or float64 for F64); None when it is no float tensor."""
@@ -217,17 +296,20 @@ class Checkpoint:
     def _by_name(self) -> Mapping[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
 
-    def _hash_scale(self, tensor: TensorInfo, hasher: hashlib._Hash) -> None:
+    def _hash_scale(self, tensor: TensorInfo, hasher: Hasher) -> None:
         # The same codes with other scales are other weights.
         if (scale := self.find_scale(tensor)) is not None:
             for chunk in self.source.iter_chunks(scale, CHUNK_BYTES):
                 hasher.update(chunk.data)
 
-    def _make_tee(self, hasher: hashlib._Hash) -> Callable[[TensorInfo, int], Iterator[Bytes]]:
+    def _make_tee(self, hasher: Hasher) -> Callable[[TensorInfo, int], Iterator[Bytes]]:
         """Chunks of stored tensors, each hashed as it passes."""
         return lambda tensor, chunk_bytes: _tee(
             self.source.iter_chunks(tensor, chunk_bytes), lambda chunk: hasher.update(chunk.data)
         )
+
+    def _decode(self, tensor: TensorInfo) -> Floats:
+        return _decode_chunks(tensor, self._chunks(tensor))
 
     def _chunks(self, tensor: TensorInfo) -> Iterator[Bytes]:
         block_bytes = FORMATS[tensor.dtype].block_bytes if tensor.is_decodable else 1
@@ -304,9 +386,9 @@ def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes]) -> Floats:
     flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
     start = 0
     for chunk in chunks:
-        values = decode(chunk, storage)
-        flat[start : start + values.size] = values
-        start += values.size
+        stop = start + chunk.size // storage.block_bytes * storage.block_values
+        decode_into(chunk, storage, flat[start:stop])
+        start = stop
     if tensor.interleaved_heads:
         return _unpermute(flat.reshape(tensor.shape), tensor.interleaved_heads)
     return flat.reshape(tensor.shape)

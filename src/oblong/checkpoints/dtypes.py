@@ -36,6 +36,30 @@ def decode(stored: NDArray[np.uint8], storage: StorageFormat) -> NDArray[np.floa
     return storage.decoder(stored)
 
 
+def decode_into(stored: NDArray[np.uint8], storage: StorageFormat, values: NDArray[np.floating[Any]]) -> None:
+    """Decode whole blocks of one format to where they shall be.
+
+    Args:
+        stored: (b * block_bytes,) uint8; see `decode`.
+        storage: a member of `FORMATS`.
+        values: (b * block_values,) of the dtype `storage.decoded`, contiguous; overwritten.
+    """
+    if storage.decoder is not _decode_bf16:
+        values[...] = storage.decoder(stored)
+        return
+    # Most checkpoints are bfloat16: without a temporary array, in blocks that stay in the cache, this is several times
+    # faster.
+    codes: NDArray[np.uint16] = stored.view("<u2")
+    bits = values.view(np.uint32)
+    for start in range(0, bits.size, _CACHED_VALUES):
+        block = bits[start : start + _CACHED_VALUES]
+        block[...] = codes[start : start + _CACHED_VALUES]
+        np.left_shift(block, 16, out=block)
+
+
+_CACHED_VALUES: Final = 1 << 17
+
+
 def _decode_bf16(stored: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
     # bfloat16 is the upper half of a float32.
     bits: NDArray[np.uint32] = np.left_shift(stored.view("<u2"), 16, dtype=np.uint32)

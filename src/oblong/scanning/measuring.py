@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,8 @@ def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
 
 def _require_values(loaded: LoadedJob) -> Matrix:
     assert loaded.values is not None
-    return loaded.values
+    # On the CPU the arithmetic asks a matrix for its shape, extremes and rows, which StoredRows has.
+    return cast(Matrix, loaded.values)
 
 
 def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> FinishedUnit:
@@ -97,7 +98,7 @@ def _finish_uncomputed(loaded: LoadedJob) -> FinishedUnit:
 def finish_unmeasured(loaded: LoadedJob) -> FinishedUnit:
     """The unit of a vector, or of a tensor whose header decided; a vector's values may still be bad."""
     values = loaded.values
-    if values is None or values.size == 0:
+    if not isinstance(values, np.ndarray) or values.size == 0:
         return _close(loaded, loaded.job.unit.status)
     if not np.isfinite(values).all():
         return _close(loaded, Status.NON_FINITE)

@@ -164,7 +164,8 @@ class ScanRun:
         """
         batches = [batch for batch in self._list_batches() if not self.has_all(batch)]
         num_known = 0
-        with read_ahead(self._checkpoint, batches, cache=cache) as loaded_batches:
+        by_rows = config.device == "cpu"
+        with read_ahead(self._checkpoint, batches, cache=cache, by_rows=by_rows) as loaded_batches:
             for batch in loaded_batches:
                 finished = measure_batch(batch, config, compute)
                 num_known += sum(loaded.known is not None for loaded in batch)

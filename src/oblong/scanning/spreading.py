@@ -111,7 +111,7 @@ def _perform(request: Request, task: Task) -> Outcome:
     compute = choose_backend(
         request.config.device, full=request.config.spectrum == "full", num_threads=request.num_threads
     )
-    loader = TensorLoader(desk.checkpoint, desk.cache)
+    loader = TensorLoader(desk.checkpoint, desk.cache, by_rows=request.config.device == "cpu")
     finished: list[FinishedUnit] = []
     num_known = 0
     for batch in desk.batches[task.first : task.last + 1]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints import Checkpoint, TensorInfo
+from oblong.checkpoints import Checkpoint, StoredRows, TensorInfo
 from oblong.records import Status
 from oblong.scanning.cache import Recall, SpectrumCache
 from oblong.scanning.finding import Finding
@@ -20,9 +20,13 @@ from oblong.scanning.hashing import AheadHasher
 from oblong.scanning.worklist import Batch, Job, Load
 
 # Values of one batch; several equal shapes must fit for the threads to share the work. In flight there are at most
-# twice as many bytes, or one tensor that is larger.
+# twice as many bytes; or one batch and the next, if both together are no more than PAIR_BYTES (two matrices of the MLP
+# of an 8B model); or one tensor that is larger.
 WINDOW_BYTES: Final = 32 << 20
 BUDGET_BYTES: Final = 2 * WINDOW_BYTES
+PAIR_BYTES: Final = 512 << 20
+# From here on a tall matrix, such as the embeddings of a large vocabulary, is read by rows each time it is needed.
+STORED_BYTES: Final = 256 << 20
 # How far known tensors are hashed in advance.
 BATCHES_AHEAD: Final = 4
 
@@ -31,12 +35,12 @@ BATCHES_AHEAD: Final = 4
 class LoadedJob:
     """A job with its matrix (matrix_shape, float32 or float64; None where no values are needed) and its digest.
 
-    `rounding_rms`: see `StoredTensor`. `known` is what the cache has about the matrix, `key` the name under which it
-    would keep it.
+    A matrix that is very large is left in its file, as `StoredRows`. `rounding_rms`: see `StoredTensor`. `known` is
+    what the cache has about the matrix, `key` the name under which it would keep it.
     """
 
     job: Job
-    values: NDArray[np.floating[Any]] | None
+    values: NDArray[np.floating[Any]] | StoredRows | None
     digest: str | None
     rounding_rms: tuple[float, float] | None = None
     key: str | None = None
@@ -47,25 +51,37 @@ LoadedBatch = tuple[LoadedJob, ...]
 
 
 class ByteBudget:
-    """Counts bytes in flight. One request that is larger than the whole budget passes when nothing else is."""
+    """Counts bytes in flight.
 
-    def __init__(self, limit: int) -> None:
+    A request that is larger than the whole budget passes when nothing else is in flight, or beside one other if both
+    together stay below `pair_limit`.
+    """
+
+    def __init__(self, limit: int, pair_limit: int = 0) -> None:
         self._limit = limit
+        self._pair_limit = pair_limit
         self._used = 0
+        self._num_held = 0
         self._closed = False
         self._changed = threading.Condition()
 
     def acquire(self, size: int) -> bool:
         """Wait until `size` bytes fit; false when the budget was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._used == 0 or self._used + size <= self._limit)
+            self._changed.wait_for(lambda: self._closed or self._fits(size))
             self._used += size
+            self._num_held += 1
             return not self._closed
+
+    def _fits(self, size: int) -> bool:
+        limit = max(self._limit, self._pair_limit) if self._num_held <= 1 else self._limit
+        return self._used == 0 or self._used + size <= limit
 
     def release(self, size: int) -> None:
         """Give `size` bytes back."""
         with self._changed:
             self._used -= size
+            self._num_held -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -82,24 +98,33 @@ def read_ahead(
     *,
     cache: SpectrumCache | None = None,
     budget_bytes: int = BUDGET_BYTES,
+    by_rows: bool = False,
 ) -> Iterator[Iterator[LoadedBatch]]:
     """Read the batches in order in a background thread, while earlier ones are computed.
 
     The memory of a batch counts as free when the next one is asked for: keep no reference to its values.
 
+    Args:
+        checkpoint: where from.
+        batches: what, in this order.
+        cache: findings of earlier scans.
+        budget_bytes: values in flight; see `ByteBudget`.
+        by_rows: whether very large matrices are left in their files; see `TensorLoader`.
+
     Raises:
         CorruptCheckpointError: (while iterating) a file that cannot be read.
     """
-    budget = ByteBudget(budget_bytes)
+    budget = ByteBudget(budget_bytes, PAIR_BYTES)
     queue: Queue[LoadedBatch | Exception | None] = Queue()
     hasher = AheadHasher(checkpoint)
-    loader = TensorLoader(checkpoint, cache, hasher)
+    loader = TensorLoader(checkpoint, cache, hasher, by_rows=by_rows)
+    sizes = [sum(loader.count_bytes(load) for load in batch) for batch in batches]
 
     def fill() -> None:
         try:
             for index, batch in enumerate(batches):
                 loader.announce(load for later in batches[index : index + BATCHES_AHEAD] for load in later)
-                if not budget.acquire(_count_bytes(batch)):
+                if not budget.acquire(sizes[index]):
                     return
                 queue.put(tuple(loaded for load in batch for loaded in loader.load(load)))
             queue.put(None)
@@ -107,14 +132,14 @@ def read_ahead(
             queue.put(error)
 
     def drain() -> Iterator[LoadedBatch]:
-        for batch in batches:
+        for size in sizes:
             loaded = queue.get()
             if isinstance(loaded, Exception):
                 raise loaded
             assert loaded is not None
             yield loaded
             del loaded
-            budget.release(_count_bytes(batch))
+            budget.release(size)
 
     thread = threading.Thread(target=fill, name="oblong-reader", daemon=True)
     thread.start()
@@ -132,7 +157,7 @@ def read_ahead(
 class _Read:
     """What one load brought: the values of its tensor unless nobody needs them, the digest unless it was not read."""
 
-    values: NDArray[np.floating[Any]] | None = None
+    values: NDArray[np.floating[Any]] | StoredRows | None = None
     digest: str | None = None
     rounding_rms: tuple[float, float] | None = None
     recall: Recall = field(default_factory=Recall)
@@ -144,11 +169,20 @@ class TensorLoader:
     With a cache a tensor is hashed first and decoded only if something in it is unknown. After a tensor that was
     unknown the next one is expected to be so too, and is decoded while it is hashed: that way neither the first scan
     of a model nor a repeated one reads its bytes twice.
+
+    `by_rows` leaves a very large tall matrix where it is: reading it again for every pass of the arithmetic costs a few
+    per cent of its time and saves its size in memory. The values, and so the results, are the same.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, cache: SpectrumCache | None = None, hasher: AheadHasher | None = None
+        self,
+        checkpoint: Checkpoint,
+        cache: SpectrumCache | None = None,
+        hasher: AheadHasher | None = None,
+        *,
+        by_rows: bool = False,
     ) -> None:
+        self._by_rows = by_rows
         self._checkpoint = checkpoint
         self._cache = cache
         self._hasher = hasher or AheadHasher(checkpoint)
@@ -157,9 +191,15 @@ class TensorLoader:
         self._was_known = False
 
     def announce(self, loads: Iterable[Load]) -> None:
-        """Say what will be loaded next: what is probably known is hashed in the background."""
-        if self._was_known:
-            self._hasher.begin(load.jobs[0].tensor for load in loads if self._can_skip_values(load))
+        """Say what will be loaded next: what is probably known is hashed in the background, and so are stacks."""
+        self._hasher.begin(load.jobs[0].tensor for load in loads if self._is_hashed_first(load))
+
+    def _is_hashed_first(self, load: Load) -> bool:
+        if self._was_known and self._can_skip_values(load):
+            return True
+        # A live module's weights may come through hooks that serve one thread, a remote file may not be there yet.
+        has_files = bool(self._checkpoint.source.files) and self._checkpoint.remote is None
+        return has_files and load.tensor.slice_index is not None and any(job.needs_values for job in load.jobs)
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
@@ -190,10 +230,31 @@ class TensorLoader:
             recall = self._recall(load, digest)
             if recall.is_complete:
                 return _Read(digest=digest, recall=recall)
-        stored = self._checkpoint.load(load.tensor)
+        if self._stays_stored(load):
+            rows, digest = self._checkpoint.load_rows(load.tensor)
+            return _Read(values=rows, digest=digest, recall=self._recall(load, digest))
+        # An expert's row has the digest of its stack, which is hashed as a whole.
+        stored = self._checkpoint.load(load.tensor, with_digest=not is_slice)
         digest = self._digest_whole(tensor) if is_slice else stored.digest
         recall = self._recall(load, digest)
         return _Read(values=stored.values, digest=digest, rounding_rms=stored.rounding_rms, recall=recall)
+
+    def count_bytes(self, load: Load) -> int:
+        """Memory that the values of a load will take; those of one that stays in its file count as a part of it."""
+        return min(load.decoded_bytes, STORED_BYTES) if self._stays_stored(load) else load.decoded_bytes
+
+    def _stays_stored(self, load: Load) -> bool:
+        job = load.jobs[0]
+        return (
+            self._by_rows
+            and load.decoded_bytes > STORED_BYTES
+            and len(load.jobs) == 1
+            and job.needs_spectrum
+            and job.matrix.cut_from is None
+            and job.tensor is load.tensor
+            and job.matrix.matrix_shape == load.tensor.shape
+            and self._checkpoint.can_load_rows(load.tensor)
+        )
 
     def _can_skip_values(self, load: Load) -> bool:
         needed = [job.needs_spectrum for job in load.jobs if job.needs_values]
@@ -217,9 +278,9 @@ class TensorLoader:
         return digest
 
 
-def _extract(job: Job, load: Load, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _extract(
+    job: Job, load: Load, values: NDArray[np.floating[Any]] | StoredRows
+) -> NDArray[np.floating[Any]] | StoredRows:
+    if isinstance(values, StoredRows):
+        return values
     return job.matrix.extract(values) if load.tensor.slice_index is None else job.matrix.extract_from_slice(values)
-
-
-def _count_bytes(batch: Batch) -> int:
-    return sum(load.decoded_bytes for load in batch)

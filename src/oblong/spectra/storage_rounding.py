@@ -7,9 +7,9 @@ proportion to each weight; integer formats one for a block of weights, which the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,13 @@ CODEBOOK_BITS: Final[Mapping[str, float]] = {
 CODEBOOK_LOSS: Final = 1.2
 """rms(E) / rms(W) is at least 2^-bits for Gaussian weights (rate distortion); real codebooks lose about this factor."""
 
-SAFE_EXPONENT: Final = 40
-"""Squares of float32 numbers of up to 2^40 neither overflow nor vanish."""
+Transform: TypeAlias = Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]]
+
+PANEL_ELEMENTS: Final = 512 * 1024
+"""Rows are read in blocks of so many elements, which stay in the cache between the sums."""
+
+SMALLEST_RMS: Final = 1e-12
+"""Below, squares of single float32 weights may have vanished."""
 
 
 def estimate_rounding(matrix: NDArray[np.floating[Any]], storage: str) -> RoundingRms:
@@ -131,20 +136,42 @@ def _get_relative_rounding(key: str) -> float:
 
 def find_largest_rms(matrix: NDArray[np.floating[Any]]) -> RoundingRms:
     """Largest rms of a row, and of a column; in float32 for a float32 matrix, good to 1e-3."""
-    m, n = matrix.shape
-    largest = max(float(matrix.max()), -float(matrix.min()))
-    exponent = math.frexp(largest)[1]
-    exponent = 0 if abs(exponent) < SAFE_EXPONENT else exponent
-    scaled = matrix if exponent == 0 else np.ldexp(matrix, -exponent)
-    row = float(np.einsum("ij,ij->i", scaled, scaled).max()) / n
-    column = float(np.einsum("ij,ij->j", scaled, scaled).max()) / m
-    return math.ldexp(math.sqrt(row), exponent), math.ldexp(math.sqrt(column), exponent)
+    return _find_largest_rms(matrix, lambda panel: panel)
 
 
 def _estimate_in_blocks(matrix: NDArray[np.floating[Any]], grid: BlockGrid) -> RoundingRms:
-    m, n = matrix.shape
+    n = matrix.shape[1]
     size = grid.size if n % grid.size == 0 else n  # a part of a tensor may cut through its blocks
-    blocks = matrix.reshape(m, n // size, size)
-    high, low = blocks.max(axis=2), blocks.min(axis=2)
-    steps = (high - low if grid.spans_range else np.maximum(high, -low)) / grid.levels
-    return find_largest_rms(steps / math.sqrt(12))
+
+    def compute_errors(panel: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        blocks = panel.reshape(panel.shape[0], n // size, size)
+        high, low = blocks.max(axis=2), blocks.min(axis=2)
+        errors: NDArray[np.floating[Any]] = high - low if grid.spans_range else np.maximum(high, -low)
+        errors /= grid.levels * math.sqrt(12)
+        return errors
+
+    return _find_largest_rms(matrix, compute_errors)
+
+
+def _find_largest_rms(matrix: NDArray[np.floating[Any]], transform: Transform) -> RoundingRms:
+    """Of a transformed matrix, read by blocks of rows: a very large one is not in memory."""
+    rms = _try_largest_rms(matrix, transform, 0)
+    if all(SMALLEST_RMS < value < math.inf for value in rms):
+        return rms
+    exponent = math.frexp(max(float(matrix.max()), -float(matrix.min())))[1]
+    row, column = _try_largest_rms(matrix, transform, exponent)
+    return math.ldexp(row, exponent), math.ldexp(column, exponent)
+
+
+def _try_largest_rms(matrix: NDArray[np.floating[Any]], transform: Transform, exponent: int) -> RoundingRms:
+    """The same in units of 2^exponent; infinite or zero if squares overflow or vanish."""
+    num_rows = max(PANEL_ELEMENTS // matrix.shape[1], 1)
+    largest_row, columns, width = 0.0, np.zeros(1), 1
+    with np.errstate(over="ignore", under="ignore"):
+        for start in range(0, matrix.shape[0], num_rows):
+            panel = transform(matrix[start : start + num_rows])
+            panel = panel if exponent == 0 else np.ldexp(panel, -exponent)
+            width = panel.shape[1]
+            largest_row = max(largest_row, float(np.einsum("ij,ij->i", panel, panel).max()))
+            columns = columns + np.einsum("ij,ij->j", panel, panel)
+    return math.sqrt(largest_row / width), math.sqrt(float(columns.max()) / matrix.shape[0])

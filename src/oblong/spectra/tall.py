@@ -84,7 +84,8 @@ class TallMatrix:
 
     def compute_float32_gram(self) -> CpuGram:
         """A^T A in float32 arithmetic, without a copy of A if it is float32 already."""
-        if self._source.dtype == np.float32 and abs(self.exponent) <= SAFE_EXPONENT:
+        is_array = isinstance(self._source, np.ndarray)  # and not rows that are read when they are asked for
+        if is_array and self._source.dtype == np.float32 and abs(self.exponent) <= SAFE_EXPONENT:
             gram = self._source.T @ self._source
             gram *= np.float32(math.ldexp(1.0, -2 * self.exponent))
             return CpuGram(gram)

@@ -53,9 +53,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     load = Checkpoint.load
 
-    def spy(self: Checkpoint, tensor: Any) -> Any:
+    def spy(self: Checkpoint, tensor: Any, **options: Any) -> Any:
         names.append(tensor.name)
-        return load(self, tensor)
+        return load(self, tensor, **options)
 
     monkeypatch.setattr(Checkpoint, "load", spy)
     return names

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oblong.checkpoints import open_checkpoint
+from oblong.checkpoints import Checkpoint, StoredRows, StoredTensor, TensorInfo, open_checkpoint
 from oblong.errors import CorruptCheckpointError
 from oblong.records import ScanConfig
+from oblong.scanning import scan
 from oblong.scanning.streaming import ByteBudget, read_ahead
 from oblong.scanning.worklist import Batch, list_batches, list_jobs, list_loads
-from tests.checkpoint_builders import make_weights, write_model, write_raw
+from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_raw
 
 TENSOR_BYTES = 4 * 8 * 8
 
@@ -83,3 +84,73 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
         pytest.raises(CorruptCheckpointError, match=r"model\.safetensors.*w0\.weight cannot be read"),
     ):
         list(loaded)
+
+
+def test_two_large_tensors_pass_if_they_fit_together() -> None:
+    budget = ByteBudget(10, pair_limit=100)
+    assert budget.acquire(40)
+    assert budget.acquire(50)
+    third = threading.Thread(target=budget.acquire, args=(5,), daemon=True)
+    third.start()
+    third.join(0.05)
+    assert third.is_alive()  # a third one only within the smaller limit
+    budget.release(40)
+    third.join(5)
+    assert not third.is_alive()
+    budget.close()
+
+
+def test_a_very_large_matrix_stays_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oblong.scanning.streaming.STORED_BYTES", TENSOR_BYTES)
+    tensors = {
+        "tall.weight": make_weights(24, 8),
+        "wide.weight": make_weights(8, 24),
+        "small.weight": make_weights(8, 8),
+    }
+    path = write_model(tmp_path, tensors)
+    loads = list_loads(list_jobs(open_checkpoint(path), ScanConfig()))
+    with read_ahead(open_checkpoint(path), [tuple(loads)], by_rows=True) as loaded:
+        kinds = {item.job.unit.name: type(item.values).__name__ for batch in loaded for item in batch}
+    assert kinds == {"tall.weight": "StoredRows", "wide.weight": "ndarray", "small.weight": "ndarray"}
+    with read_ahead(open_checkpoint(path), [tuple(loads)]) as loaded:
+        assert all(isinstance(item.values, np.ndarray) for batch in loaded for item in batch)
+
+
+def test_the_scan_is_the_same_however_its_matrices_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path, llama_tensors())
+    expected = scan(path, cache=False, num_threads=1)
+    by_rows: list[str] = []
+    load_rows = Checkpoint.load_rows
+
+    def note(self: Checkpoint, tensor: TensorInfo) -> tuple[StoredRows, str]:
+        by_rows.append(tensor.name)
+        return load_rows(self, tensor)
+
+    monkeypatch.setattr(Checkpoint, "load_rows", note)
+    monkeypatch.setattr("oblong.scanning.streaming.STORED_BYTES", 1)
+    assert scan(path, cache=False, num_threads=1).digest() == expected.digest()
+    assert "model.embed_tokens.weight" in by_rows
+    assert not any("down_proj" in name for name in by_rows)
+
+
+def test_a_stack_is_hashed_once_and_its_experts_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path, {f"m.{i}.experts.down_proj": make_weights(3, 8, 16, seed=i) for i in range(2)})
+    hashed: list[tuple[str, int | None]] = []
+    digest, load = Checkpoint.digest, Checkpoint.load
+
+    def note_digest(self: Checkpoint, tensor: TensorInfo) -> str:
+        hashed.append((tensor.name, tensor.slice_index))
+        return digest(self, tensor)
+
+    def note_load(self: Checkpoint, tensor: TensorInfo, *, with_digest: bool = True) -> StoredTensor:
+        if with_digest:
+            hashed.append((tensor.name, tensor.slice_index))
+        return load(self, tensor, with_digest=with_digest)
+
+    monkeypatch.setattr(Checkpoint, "digest", note_digest)
+    monkeypatch.setattr(Checkpoint, "load", note_load)
+    monkeypatch.setattr("oblong.scanning.scanner.WINDOW_BYTES", 1)
+    found = scan(path, cache=False, num_threads=1)
+    assert sorted(hashed) == [("m.0.experts.down_proj", None), ("m.1.experts.down_proj", None)]
+    assert len({unit.digest for unit in found.measured}) == 2
+    assert len(found.measured) == 6
