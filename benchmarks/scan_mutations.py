@@ -6,7 +6,8 @@ Sound checkpoints of every format (tests/mutation_seeds.py) are mutated blindly 
 (tests/mutations.py, tests/format_mutations.py), and go through the command line of `oblong scan` in processes that are
 replaced when they die or hang. A fault is anything but exit 0 with a Scan that can be read back, or exit 2 with a
 message that names a file: a traceback, a warning of a library, more than 5 seconds, more than 1 GiB asked for, more
-than 10 x the files + 64 MiB resident. Exits with 1 if there is one.
+than 10 x the files + 64 MiB resident. (Torch reserves what a storage of its old format claims, and gives it back
+untouched; that alone is no fault.) Exits with 1 if there is one.
 
 `--only N` makes the N-th mutant again and shows what becomes of it, in this process.
 """

@@ -10,8 +10,8 @@ from tests.mutation_judge import judge, judge_files
 from tests.mutation_seeds import make_seeds
 
 SEED = 1
-# Each was a traceback, a library's warning, or gigabytes asked for: opcodes of a pickle that end in whatever torch trips
-# over (61, 80, 97, 134, 366), an architecture that is no name (170), a block size that is no pair (885, 1047), scales
+# Each was a traceback, a warning of a library, or gigabytes asked for: opcodes of a pickle at which torch trips in all
+# ways (61, 80, 97, 134, 366), an architecture that is no name (170), a block size that is no pair (885, 1047), scales
 # that do not fit (1155), an offset that wraps (1391), a storage of 4 GB (1052).
 ONCE_BAD = (61, 80, 97, 134, 170, 366, 885, 1047, 1052, 1155, 1391)
 NUM_FRESH = 180

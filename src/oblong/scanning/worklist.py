@@ -89,7 +89,7 @@ def list_jobs(checkpoint: Checkpoint, config: ScanConfig) -> tuple[Job, ...]:
         first = checkpoint.tensors[0].name
         filters = {"--include": config.include, "--exclude": config.exclude}
         given = " and ".join(f"{option} {pattern!r}" for option, pattern in filters.items() if pattern is not None)
-        reason = f"leaves none of the {len(jobs)} tensors; change it to match names such as {first!r}"
+        reason = f"left none of the {len(jobs)} tensors; change it to match names such as {first!r}"
         raise SelectionError(f"{given} {reason}")
     return jobs
 
