@@ -157,8 +157,11 @@ class TensorLoader:
         self._was_known = False
 
     def announce(self, loads: Iterable[Load]) -> None:
-        """Say what will be loaded next: what is probably known is hashed in the background."""
-        if self._was_known:
+        """Say what will be loaded next: what is probably known is hashed in the background.
+
+        Not where files come as they are needed: threads that read ahead would fetch and delete each other's.
+        """
+        if self._was_known and self._checkpoint.remote is None:
             self._hasher.begin(load.jobs[0].tensor for load in loads if self._can_skip_values(load))
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
