@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ from oblong.checkpoints import Checkpoint
 from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
 from oblong.scanning.cache import SpectrumCache, open_cache
-from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
+from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores, resolve_device
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
 from oblong.scanning.partial import PartialScan, open_partial
@@ -49,7 +50,7 @@ def scan(
             interrupted scan of the same model with the same options is continued.
         include: regular expression; only units whose name it matches somewhere are measured.
         exclude: regular expression; units whose name it matches are not measured. Both leave EXCLUDED rows.
-        device: cpu, cuda or mps.
+        device: cpu or cuda; mps falls back to the CPU with a message, and the record says cpu.
         spectrum: `extremes`, or `full` for the measures that need every singular value.
         fresh: whether to ignore an interrupted scan.
         force: whether to replace a finished `output`, once the new one is whole.
@@ -77,6 +78,7 @@ def scan(
         raise SelectionError(f"--spectrum {spectrum!r} is unknown; choose one of {', '.join(SPECTRA)}")
     if output is not None and output.exists() and not force:
         raise OutputExistsError(output)
+    device, warning = resolve_device(device)
     if ray is not None:
         check_request(device, ray)
     threads = num_threads or count_cores()
@@ -84,7 +86,7 @@ def scan(
     config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
     with open_subject(model, stream=stream) as subject:
         checkpoint = subject.checkpoint
-        cache = cache and subject.is_local
+        cache = cache and subject.is_stored
         if ray is not None and not subject.is_local:
             raise SelectionError("ray spreads a model whose files every node sees: not a live module, not stream")
         jobs = list_jobs(checkpoint, config)
@@ -92,6 +94,7 @@ def scan(
         header = ScanHeader(model=subject.name, checkpoint=checkpoint.info, config=config, provenance=provenance)
         with open_partial(output, header) if output else nullcontext() as partial:
             run = ScanRun(checkpoint, jobs, on_progress)
+            run.warn(warning)
             run.start(partial, header, fresh=fresh)
             if ray is None:
                 run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
@@ -108,6 +111,7 @@ class ScanRun:
     def __init__(self, checkpoint: Checkpoint, jobs: Sequence[Job], on_progress: ProgressCallback | None) -> None:
         self._checkpoint = checkpoint
         self._jobs = jobs
+        self._is_watched = on_progress is not None
         self._on_progress = on_progress or (lambda progress: None)
         self._partial: PartialScan | None = None
         self._finished: dict[str, Unit] = {}
@@ -190,6 +194,15 @@ class ScanRun:
         """Tell whoever watches."""
         for message in messages:
             self._report(message=message)
+
+    def warn(self, message: str | None) -> None:
+        """Tell whoever watches, or else whoever called, that something is done otherwise than asked for."""
+        if message is None:
+            return
+        if self._is_watched:
+            self.say_all([message])
+        else:
+            warnings.warn(message, stacklevel=3)
 
     def _take_over(self, partial: PartialScan) -> Sequence[Unit]:
         kept = partial.resume([job.unit.name for job in self._jobs])
