@@ -59,11 +59,11 @@ class ModelNotFoundError(UserError):
 
 
 class CorruptCheckpointError(UserError):
-    """A checkpoint file that cannot be trusted."""
+    """A checkpoint file that cannot be trusted; `advice` says what to do about it."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str, *, advice: str = "fetch the model again") -> None:
         self.path = Path(path)
-        super().__init__(f"{path}: corrupt checkpoint: {reason}")
+        super().__init__(f"{path}: corrupt checkpoint: {reason}; {advice}")
 
 
 class UnsupportedFormatError(UserError):

@@ -224,7 +224,54 @@ def pickle_of_something_else(place: Path) -> Path:
     return place / "m.pt"
 
 
+def pickle_of_an_expanded_tensor(place: Path) -> Path:
+    torch.save({"w": torch.ones(1).expand(1 << 40, 16)}, place / "m.pt")
+    return place / "m.pt"
+
+
+def pickle_of_a_sparse_tensor(place: Path) -> Path:
+    torch.save({"w": torch.eye(4).to_sparse()}, place / "m.pt")
+    return place / "m.pt"
+
+
+def pickle_of_a_tensor_without_data(place: Path) -> Path:
+    torch.save({"w": torch.ones(4, 4, device="meta")}, place / "m.pt")
+    return place / "m.pt"
+
+
+def two_pickles_hold_one_tensor(place: Path) -> Path:
+    for number in (1, 2):
+        torch.save({"w": torch.ones(4, 4)}, place / f"pytorch_model-{number}.bin")
+    return place
+
+
+def legacy_pickle_of_exabytes(place: Path) -> Path:
+    """A storage of 2^31 - 1 elements in a file of some hundred bytes."""
+    torch.save({"w": torch.ones(100, 4)}, place / "m.pt", _use_new_zipfile_serialization=False)
+    content = (place / "m.pt").read_bytes()
+    (place / "m.pt").write_bytes(content.replace(b"M\x90\x01", b"J\xff\xff\xff\x7f", 1))
+    return place / "m.pt"
+
+
+def gguf_names_one_tensor_twice(place: Path) -> Path:
+    """Under llama.cpp's name and under the Hugging Face name that it is given."""
+    writer = GGUFWriter(place / "m.gguf", "llama")
+    for name in ("output.weight", "lm_head.weight"):
+        writer.add_tensor(name, make_weights(32, 32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return place / "m.gguf"
+
+
 ATTACKS: dict[Attack, str] = {
+    pickle_of_an_expanded_tensor: "m.pt: corrupt checkpoint: tensor w has the shape",
+    pickle_of_a_sparse_tensor: "m.pt: corrupt checkpoint: tensor w is sparse_coo",
+    pickle_of_a_tensor_without_data: "m.pt: corrupt checkpoint: tensor w is meta",
+    two_pickles_hold_one_tensor: "tensor w is also in pytorch_model-1.bin",
+    legacy_pickle_of_exabytes: "a storage of 2147483647 elements in a file of",
+    gguf_names_one_tensor_twice: "tensor lm_head.weight is also in m.gguf",
     missing_path: "cannot find the model",
     empty_directory: "empty: the directory is empty",
     directory_without_weights: "the directory holds no weights",
@@ -283,6 +330,7 @@ def test_it_is_named_and_nothing_is_touched(
     streams = capsys.readouterr()
     assert streams.err.startswith("error: ")
     assert ATTACKS[attack] in streams.err
+    assert "; " in streams.err or ": expected " in streams.err  # what is wrong, then what to do
     assert "Traceback" not in streams.err
     assert streams.out == ""
     assert snapshot(tmp_path) == before

@@ -160,3 +160,49 @@ def test_a_strange_declaration_is_survived(declared: object, tmp_path: Path) -> 
     write_typed(tmp_path / "model.safetensors", GPTQ)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": declared}))
     assert run(["scan", str(tmp_path), "-o", str(tmp_path / "s.jsonl")]) == 0
+
+
+def write_fp8(folder: Path, shape: list[int], scale: tuple[str, list[int]], suffix: str = "_scale") -> Path:
+    count, scales = int(np.prod(shape)), max(int(np.prod(scale[1])), 0)
+    size = {"F32": 4, "BF16": 2, "U8": 1, "F8_E8M0": 1}[scale[0]]
+    parts = [("a.weight", "F8_E4M3", shape, bytes([0x38]) * count), (f"a.weight{suffix}", *scale, bytes(size * scales))]
+    return write_typed(folder / "m.safetensors", parts)
+
+
+@pytest.mark.parametrize("suffix", ["_scale", "_scale_inv"])
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [
+        ([8, 6], [6]),
+        ([8, 6], [7, 1]),
+        ([8, 6], [8, 6, 1]),
+        ([8, 6], [0]),
+        ([8, 6], [16, 1]),
+        ([8], [8]),
+        ([3, 8, 6], [2]),
+    ],
+)
+def test_fp8_scales_of_the_wrong_shape_are_named(
+    shape: list[int], scale: list[int], suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_fp8(tmp_path, shape, ("F32", scale), suffix)
+    assert run(["scan", str(path), "-o", str(tmp_path / "s.jsonl")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"m.safetensors: corrupt checkpoint: tensor a.weight{suffix}: its shape is {scale}" in message
+    assert "scan the original" in message
+
+
+@pytest.mark.parametrize("dtype", ["U8", "F8_E8M0"])
+def test_fp8_scales_that_cannot_be_decoded_are_named(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_fp8(tmp_path, [8, 6], (dtype, [8, 1]))
+    assert run(["scan", str(path), "-o", str(tmp_path / "s.jsonl")]) == 2
+    assert f"tensor a.weight_scale: it is {dtype}, but scales are read as" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("block", [None, 4, [4], [0, 4], ["4", 4], [4, float("inf")], [[4], 4], {"a": 1}])
+def test_a_block_size_that_is_none_leaves_the_shapes_to_decide(block: object, tmp_path: Path) -> None:
+    write_fp8(tmp_path, [8, 6], ("F32", [2, 3]))
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"weight_block_size": block}}))
+    assert run(["scan", str(tmp_path), "-o", str(tmp_path / "s.jsonl")]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ Bytes = NDArray[np.uint8]
 
 # Small enough that a tensor never exists twice in memory, large enough that the disk and SHA-256 run at full speed.
 CHUNK_BYTES: Final = 4 << 20
+UNREADABLE: Final = "make it readable for this user, or fetch the model again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,11 @@ class Checkpoint:
             CorruptCheckpointError: the file ends early or cannot be read.
         """
         hasher: Hasher = hashlib.sha256() if with_digest else NoHasher()
+        # Stored bytes may be any: what overflows becomes an infinity, which is a status of the unit.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._load(tensor, hasher)
+
+    def _load(self, tensor: TensorInfo, hasher: Hasher) -> StoredTensor:
         if tensor.packing is not None:
             decoded = tensor.packing.decode(self._make_tee(hasher), tensor.shape)
             digest = f"sha256:{hasher.hexdigest()}"
@@ -328,15 +334,20 @@ def describe(source: TensorSource, files: tuple[CheckpointFile, ...] | None = No
     """The record of what an opened checkpoint holds; `files` are given where they are not on this disk."""
     if files is None:
         files = tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files)
-    architectures = source.config.get("architectures") or [source.config.get("model_type")]
     return CheckpointInfo(
         format=source.format,
         files=files,
         layout_digest=compute_layout_digest(source.tensors),
         num_tensors=len(source.tensors),
         num_parameters=sum(t.num_parameters for t in source.tensors if t.companion_of is None),
-        architecture=architectures[0],
+        architecture=_get_architecture(source.config),
     )
+
+
+def _get_architecture(config: Mapping[str, Any]) -> str | None:
+    declared = config.get("architectures")
+    named = declared[0] if isinstance(declared, list) and declared else config.get("model_type")
+    return named if isinstance(named, str) else None
 
 
 def compute_layout_digest(tensors: tuple[TensorInfo, ...]) -> str:
@@ -345,6 +356,18 @@ def compute_layout_digest(tensors: tuple[TensorInfo, ...]) -> str:
     for tensor in tensors:
         hasher.update(f"{tensor.name}\t{tensor.dtype}\t{list(tensor.shape)}\n".encode())
     return f"sha256:{hasher.hexdigest()}"
+
+
+def refuse_duplicates(tensors: Sequence[TensorInfo]) -> None:
+    """Raise CorruptCheckpointError when two tensors have one name."""
+    first: dict[str, TensorInfo] = {}
+    for tensor in tensors:
+        other = first.setdefault(tensor.name, tensor)
+        if other is not tensor:
+            advice = "name the file to read, or remove the one that does not belong to the model"
+            raise CorruptCheckpointError(
+                tensor.file, f"tensor {tensor.name} is also in {other.file.name}", advice=advice
+            )
 
 
 def iter_file_chunks(tensor: TensorInfo, chunk_bytes: int) -> Iterator[Bytes]:

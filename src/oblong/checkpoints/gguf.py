@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from oblong.checkpoints.base import Bytes, TensorInfo, iter_file_chunks
+import numpy as np
+
+from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks, refuse_duplicates
 from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class GgufReader:
         header = _parse_header(file)
         config = _read_config(header)
         tensors = sorted((_make_tensor(file, tensor, config) for tensor in header.tensors), key=lambda t: t.offset)
+        refuse_duplicates(tensors)
         return GgufSource(files=(file,), tensors=tuple(tensors), config=config)
 
 
@@ -103,13 +106,14 @@ def _parse_header(file: Path) -> Header:
     from gguf import GGUFReader as Header
 
     try:
-        header = Header(file)
+        with np.errstate(over="raise"):  # its sums of 64-bit numbers from the file would wrap
+            header = Header(file)
         size = file.stat().st_size
         for tensor in header.tensors:
             if tensor.data_offset + int(tensor.n_bytes) > size:
                 raise ValueError(f"tensor {tensor.name} ends after the file does")
     except OSError as error:
-        raise CorruptCheckpointError(file, f"cannot be read: {error.strerror or error}") from error
+        raise CorruptCheckpointError(file, f"cannot be read: {error.strerror or error}", advice=UNREADABLE) from error
     except Exception as error:
         # gguf reports a broken header through whatever happens to fail first: IndexError, KeyError, UnicodeError, ...
         raise CorruptCheckpointError(file, f"it is truncated or not GGUF: {error}") from error

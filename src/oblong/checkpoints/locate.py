@@ -65,7 +65,9 @@ def locate_model(model: str) -> Path:
     if model in NAMED_MODELS:
         return _locate_named(NAMED_MODELS[model])
     if not looks_like_hub_id(model):
-        raise ModelNotFoundError(model, "there is no such file or directory")
+        raise ModelNotFoundError(
+            model, "there is no such file or directory; check the path, or name a model of the Hub, ORG/NAME"
+        )
     return _locate_on_hub(model)
 
 

@@ -22,6 +22,7 @@ from torch.utils import _python_dispatch
 from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, describe
 from oblong.checkpoints.pickles import DTYPE_NAMES
 from oblong.checkpoints.roles import classify_role
+from oblong.checkpoints.scales import check_scales
 from oblong.errors import UnreadableModuleError
 
 FORMAT: Final = "module"
@@ -110,6 +111,7 @@ def open_module(module: nn.Module) -> Checkpoint:
     if problems := [f"{entry.name}: {why}" for entry in entries if (why := explain_unreadable(root, entry))]:
         raise UnreadableModuleError(kind, problems)
     source = ModuleSource(root, entries)
+    check_scales(source.tensors, source.config)
     ties = {**find_declared_ties(root, entries), **find_shared(entries)}
     num_parameters = sum(tensor.num_parameters for tensor in source.tensors if tensor.name not in ties)
     info = describe(source).model_copy(update={"architecture": kind, "num_parameters": num_parameters})

@@ -9,6 +9,7 @@ from oblong.checkpoints.base import Checkpoint, Reader, describe
 from oblong.checkpoints.gguf import GgufReader
 from oblong.checkpoints.pickles import PickleReader
 from oblong.checkpoints.safetensors import SafetensorsReader
+from oblong.checkpoints.scales import check_scales
 from oblong.checkpoints.ties import find_ties
 from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
 
@@ -32,6 +33,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     source = reader.open(path)
     if not source.tensors:
         raise CorruptCheckpointError(path, "it holds no tensors")
+    check_scales(source.tensors, source.config)
     return Checkpoint(path=path, info=describe(source), source=source, ties=find_ties(source))
 
 

@@ -7,6 +7,7 @@ refused, whatever it promises.
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from oblong.checkpoints.base import Bytes, TensorInfo
+from oblong.checkpoints.base import Bytes, TensorInfo, refuse_duplicates
 from oblong.checkpoints.config import read_config, read_json_object
+from oblong.checkpoints.legacy_pickles import load_legacy
 from oblong.errors import CorruptCheckpointError
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class PickleReader:
             for name, tensor in _load(file).items():
                 values[name] = tensor
                 tensors.append(_make_tensor(file, name, tensor))
+        refuse_duplicates(tensors)
         return PickleSource(files=files, tensors=tuple(tensors), config=read_config(path), values=values)
 
 
@@ -103,22 +106,39 @@ def _load(file: Path) -> Mapping[str, torch.Tensor]:
     """The named tensors of one pickle, without running what is in it."""
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            # The file is refused or read; that its protocol is unusual helps nobody.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            data = _load_mapped(file)
-    except pickle.UnpicklingError as error:
-        reason = f"it holds more than tensors, which oblong does not run: {str(error).splitlines()[0]}"
-        raise CorruptCheckpointError(file, reason) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CorruptCheckpointError(file, f"it is truncated or no torch file: {error}") from error
+    data = _unpickle(file)
     for wrapper in WRAPPERS:
         if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
             data = data[wrapper]
     if not isinstance(data, Mapping):
-        raise CorruptCheckpointError(file, f"it holds a {type(data).__name__}, not named tensors")
-    return {str(name): value.detach() for name, value in data.items() if isinstance(value, torch.Tensor)}
+        reason = f"it holds a {type(data).__name__}, not named tensors"
+        raise CorruptCheckpointError(file, reason, advice="save the model's state_dict()")
+    tensors = {str(name): value.detach() for name, value in data.items() if isinstance(value, torch.Tensor)}
+    for name, tensor in tensors.items():
+        _check_tensor(file, name, tensor)
+    return tensors
+
+
+def _unpickle(file: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # The file is refused or read; what torch thinks of its age helps nobody.
+            warnings.simplefilter("ignore")
+            return _load_mapped(file)
+    except pickle.UnpicklingError as error:
+        advice = "if you trust its source, save it as safetensors with the program that made it"
+        reason = f"it holds more than tensors, which oblong does not run{_name_culprit(error)}"
+        raise CorruptCheckpointError(file, reason, advice=advice) from error
+    except Exception as error:
+        # torch reports a broken file through whatever happens to fail first: IndexError, TypeError, AssertionError, ...
+        what = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CorruptCheckpointError(file, f"it is truncated or no torch file: {what}") from error
+
+
+def _name_culprit(error: pickle.UnpicklingError) -> str:
+    """The class or function that torch refused, from its message; what else it says advises to run the file."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({found[1]})" if found else ""
 
 
 def _load_mapped(file: Path) -> Any:
@@ -129,8 +149,21 @@ def _load_mapped(file: Path) -> Any:
     except RuntimeError as error:
         if "mmap" not in str(error):
             raise
-    # Files from before torch 1.6 are no zip archives and cannot be mapped.
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return load_legacy(file)
+
+
+def _check_tensor(file: Path, name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is not a plain array of numbers in the file."""
+    import torch
+
+    kind = tensor.device.type if tensor.device.type != "cpu" else str(tensor.layout).removeprefix("torch.")
+    if tensor.is_quantized or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        label = "quantized" if tensor.is_quantized else kind
+        raise CorruptCheckpointError(file, f"tensor {name} is {label}", advice="save it as an ordinary tensor")
+    # A stride of 0 makes any number of elements from a few bytes; copying them out would take them all.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        reason = f"tensor {name} has the shape {list(tensor.shape)} but too few bytes"
+        raise CorruptCheckpointError(file, reason, advice="save it with .contiguous()")
 
 
 def _make_tensor(file: Path, name: str, tensor: torch.Tensor) -> TensorInfo:

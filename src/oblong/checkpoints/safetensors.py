@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from oblong.checkpoints.base import Bytes, TensorInfo, iter_file_chunks
+from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks, refuse_duplicates
 from oblong.checkpoints.config import read_config, read_json_object
 from oblong.checkpoints.packed.grouping import group_packed
 from oblong.errors import CorruptCheckpointError
@@ -81,7 +81,7 @@ def read_header(path: Path) -> list[TensorInfo]:
     except SafetensorError as error:
         raise CorruptCheckpointError(path, f"the safetensors library refuses it: {error}") from error
     except OSError as error:
-        raise CorruptCheckpointError(path, f"cannot be read: {error.strerror or error}") from error
+        raise CorruptCheckpointError(path, f"cannot be read: {error.strerror or error}", advice=UNREADABLE) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptCheckpointError(path, f"its header describes a tensor wrongly: {error}") from error
     return sorted(tensors, key=lambda tensor: (tensor.offset, tensor.num_bytes, tensor.name))
@@ -93,7 +93,7 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if size < LENGTH_BYTES:
-            raise CorruptCheckpointError(path, f"it has {size} bytes, too few for a header; fetch it again")
+            raise CorruptCheckpointError(path, f"it has {size} bytes, too few for a header")
         if length > MAX_HEADER_BYTES or LENGTH_BYTES + length > size:
             reason = f"it declares a header of {length} bytes but has {size}; it is truncated or not safetensors"
             raise CorruptCheckpointError(path, reason)
@@ -152,7 +152,7 @@ def _list_shards(index: Path, weight_map: Mapping[str, str]) -> tuple[Path, ...]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         reason = f"it names {len(missing)} of {len(files)} shards that are missing: {', '.join(missing[:5])}"
-        raise CorruptCheckpointError(index, f"{reason}; fetch the model again")
+        raise CorruptCheckpointError(index, reason)
     return files
 
 
@@ -161,12 +161,3 @@ def _check_weight_map(index: Path, weight_map: Mapping[str, str], tensors: Seque
     for name, shard in weight_map.items():
         if places.get(name) != shard:
             raise CorruptCheckpointError(index, f"tensor {name} is not in {shard}, where the index says it is")
-
-
-def refuse_duplicates(tensors: Sequence[TensorInfo]) -> None:
-    """Raise CorruptCheckpointError when two tensors have one name."""
-    first: dict[str, TensorInfo] = {}
-    for tensor in tensors:
-        other = first.setdefault(tensor.name, tensor)
-        if other is not tensor:
-            raise CorruptCheckpointError(tensor.file, f"tensor {tensor.name} is also in {other.file.name}")

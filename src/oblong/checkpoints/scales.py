@@ -6,17 +6,23 @@ not the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oblong.checkpoints.config import get_quantisation
+from oblong.errors import CorruptCheckpointError
+
+if TYPE_CHECKING:
+    from oblong.checkpoints.base import TensorInfo
 
 # DeepSeek-V3 writes weight_scale_inv and multiplies with it, whatever the name says; compressed-tensors, weight_scale.
 SCALE_SUFFIXES: Final = ("_scale_inv", "_scale")
 SCALED_DTYPES: Final = ("F8_E4M3", "F8_E5M2")
+SCALE_DTYPES: Final = ("F32", "F16", "BF16", "F64")
 USUAL_BLOCK: Final = 128
 
 T = TypeVar("T")
@@ -50,10 +56,55 @@ def apply_scale(values: NDArray[np.floating[Any]], scale: NDArray[np.floating[An
         values[rows] *= np.repeat(factors, block_columns)[: values.shape[1]]
 
 
+def check_scales(tensors: Sequence[TensorInfo], config: Mapping[str, Any]) -> None:
+    """Make sure that the scales of every 8-bit tensor are numbers that fit it, before anything is measured.
+
+    Raises:
+        CorruptCheckpointError: scales of a wrong dtype or shape; they and their file are named.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for codes in tensors:
+        scale = find_scale(codes.name, by_name) if codes.dtype in SCALED_DTYPES else None
+        if scale is None:
+            continue
+        if scale.dtype not in SCALE_DTYPES:
+            raise _fault(scale, f"it is {scale.dtype}, but scales are read as {' or '.join(SCALE_DTYPES)}")
+        if not _fits(codes.shape, scale.shape, config):
+            reason = f"its shape is {list(scale.shape)}, but {codes.stored_name} {list(codes.shape)} needs one number"
+            raise _fault(scale, f"{reason}, one per row or one per block")
+
+
+def _fault(scale: TensorInfo, reason: str) -> CorruptCheckpointError:
+    advice = "fetch the model again, or scan the original that was quantised"
+    return CorruptCheckpointError(scale.file, f"tensor {scale.stored_name}: {reason}", advice=advice)
+
+
+def _fits(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+    """Whether `apply_scale` can multiply a tensor of `shape` by scales of the shape `scale`."""
+    if math.prod(scale) == 1 or math.prod(shape) == 0:
+        return True
+    if len(shape) == 3 and scale and scale[0] == shape[0]:
+        return _fits(shape[1:], scale[1:], config)
+    if len(scale) == 1:
+        return len(shape) == 2 and scale == shape[:1]
+    if len(shape) != 2 or len(scale) != 2 or 0 in scale:
+        return False
+    blocks = _choose_block(shape, scale, config)
+    return all(-(-size // block) == count for size, count, block in zip(shape, scale, blocks, strict=True))
+
+
 def _choose_block(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, int]:
-    declared = get_quantisation(config).get("weight_block_size") or (USUAL_BLOCK, USUAL_BLOCK)
+    """Rows and columns of a block: as declared where that gives as many blocks as there are, else of equal size."""
     rows, columns = (
-        int(block) if -(-size // int(block)) == count else -(-size // count)
-        for size, count, block in zip(shape, scale, declared, strict=True)
+        block if -(-size // block) == count else -(-size // count)
+        for size, count, block in zip(shape, scale, _get_declared_block(config), strict=True)
     )
     return rows, columns
+
+
+def _get_declared_block(config: Mapping[str, Any]) -> tuple[int, int]:
+    """`weight_block_size`; the usual one where the configuration has none that can be."""
+    match get_quantisation(config).get("weight_block_size"):
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    return USUAL_BLOCK, USUAL_BLOCK

@@ -3,7 +3,8 @@
 The headers of all shards come first, by range requests of a few kilobytes; they say what there is to do. A shard is
 fetched when its first tensor is read, into a folder of oblong's own, and the one used longest ago is deleted before a
 third would come. Two, not one: the scales of a tensor may lie in the next shard, and so may its tied copy. A shard
-that the user's Hugging Face cache already holds is read there, and stays there.
+that the user's Hugging Face cache already holds is read there, and stays there. The few bytes of a quantised weight
+that say its shape come by range requests, like the headers.
 
 Everything belongs to one commit, and the folder is named after it. So a scan that was interrupted goes on without
 fetching again what was finished, and a model that changed on the Hub meanwhile starts afresh.
@@ -22,11 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, describe, iter_file_chunks
+from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, describe, iter_file_chunks, refuse_duplicates
 from oblong.checkpoints.config import CONFIG_NAME, read_config
 from oblong.checkpoints.dtypes import FORMATS
 from oblong.checkpoints.locate import cache_dir, explain_hub_errors, looks_like_hub_id
-from oblong.checkpoints.safetensors import read_header, refuse_duplicates
+from oblong.checkpoints.packed.grouping import group_packed
+from oblong.checkpoints.ranges import RangeReader
+from oblong.checkpoints.safetensors import read_header
+from oblong.checkpoints.scales import check_scales
 from oblong.checkpoints.ties import find_ties
 from oblong.errors import (
     CorruptCheckpointError,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 MAX_SHARDS_ON_DISK: Final = 2
 COMMIT_LENGTH: Final = 12
 SECONDS_BETWEEN_CHECKS: Final = 0.2
+CHOOSE: Final = "tell whoever published it, and choose another model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,7 @@ class ShardStore:
         if [_outline(tensor, data_start) for tensor in stored] != [_outline(tensor, 0) for tensor in announced]:
             if name in self._ours:
                 self._ours.pop(name).unlink(missing_ok=True)
-            raise CorruptCheckpointError(path, "its tensors are not those that the Hub announced; run again")
+            raise CorruptCheckpointError(path, "its tensors are not those that the Hub announced", advice="run again")
         return path, data_start
 
 
@@ -173,7 +178,11 @@ def open_streamed(repo: str) -> Iterator[Checkpoint]:
         CorruptCheckpointError: an index or a header that cannot be trusted.
         OutputWriteError: another process streams the same model, or the folder is not writable.
     """
-    if Path(repo).expanduser().exists() or not looks_like_hub_id(repo):
+    if Path(repo).expanduser().exists():
+        raise SelectionError(
+            f"--stream is for models on the Hugging Face Hub; {repo} is on this disk: leave --stream out"
+        )
+    if not looks_like_hub_id(repo):
         raise SelectionError(f"--stream is for models on the Hugging Face Hub, ORG/NAME; {repo!r} is no such id")
     with explain_hub_errors(repo):
         model, sizes = _ask_hub(repo)
@@ -196,13 +205,17 @@ def _ask_hub(repo: str) -> tuple[HubModel, Mapping[str, int]]:
 
 def _open(model: HubModel, sizes: Mapping[str, int], folder: Path) -> Checkpoint:
     shards = {name: _list_tensors(model, name, header) for name, header in sorted(_read_headers(model).items())}
-    tensors = tuple(tensor for members in shards.values() for tensor in members)
-    refuse_duplicates(tensors)
-    if not tensors:
-        raise CorruptCheckpointError(model.repo, "it holds no tensors")
+    stored = tuple(tensor for members in shards.values() for tensor in members)
+    refuse_duplicates(stored)
+    if not stored:
+        raise CorruptCheckpointError(model.repo, "it holds no tensors", advice=CHOOSE)
     if CONFIG_NAME in sizes:
         _download(model, CONFIG_NAME, folder)
-    source = StreamedSource(tensors, read_config(folder), ShardStore(model, folder, shards))
+    config = read_config(folder)
+    with RangeReader(model.repo, model.commit) as ranges:
+        tensors = group_packed(stored, config, ranges.iter_chunks)
+    check_scales(tensors, config)
+    source = StreamedSource(tensors, config, ShardStore(model, folder, shards))
     files = tuple(CheckpointFile(name=name, num_bytes=sizes.get(name, 0)) for name in shards)
     info = describe(source, files)
     return Checkpoint(path=folder, info=info, source=source, ties=find_ties(source), remote=source.store)
@@ -220,11 +233,13 @@ def _read_headers(model: HubModel) -> Mapping[str, SafetensorsFileMetadata]:
         reason = "has no model.safetensors or its index, which --stream needs; scan it without --stream"
         raise UnsupportedFormatError(model.repo, reason) from error
     except SafetensorsParsingError as error:
-        raise CorruptCheckpointError(model.repo, f"a safetensors header is broken: {error}") from error
+        raise CorruptCheckpointError(model.repo, f"a safetensors header is broken: {error}", advice=CHOOSE) from error
     for name in headers:
         # A shard is a plain file name: an index must not make us write elsewhere.
         if Path(name).name != name:
-            raise CorruptCheckpointError(model.repo, f"its index names the shard {name!r}, which is no file name")
+            raise CorruptCheckpointError(
+                model.repo, f"its index names the shard {name!r}, which is no file name", advice=CHOOSE
+            )
     return headers
 
 
@@ -251,9 +266,11 @@ def _check_shape(model: HubModel, name: str, entry: Any) -> tuple[int, ...]:
     begin, end = entry.data_offsets
     storage = FORMATS.get(str(entry.dtype))
     if any(not isinstance(size, int) or size < 0 for size in shape) or not 0 <= begin <= end:
-        raise CorruptCheckpointError(model.repo, f"tensor {name} has the shape {shape} at bytes {begin} to {end}")
+        reason = f"tensor {name} has the shape {shape} at bytes {begin} to {end}"
+        raise CorruptCheckpointError(model.repo, reason, advice=CHOOSE)
     if storage is not None and math.prod(shape) * storage.block_bytes != end - begin:
-        raise CorruptCheckpointError(model.repo, f"tensor {name} of shape {shape} cannot have {end - begin} bytes")
+        reason = f"tensor {name} of shape {shape} cannot have {end - begin} bytes"
+        raise CorruptCheckpointError(model.repo, reason, advice=CHOOSE)
     return shape
 
 

@@ -38,7 +38,9 @@ def scan(
     exclude: Annotated[
         str | None, typer.Option(help="Do not measure tensors whose name matches this regular expression.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda or mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where to compute: cpu, or cuda; mps has no float64 and falls back to cpu.")
+    ] = "cpu",
     spectrum: Annotated[
         Spectrum,
         typer.Option(

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from oblong.checkpoints.base import CHUNK_BYTES, Checkpoint, TensorInfo
+from oblong.checkpoints.config import get_quantisation
 from oblong.checkpoints.delta import DTYPE_NAMES
 from oblong.checkpoints.opening import open_checkpoint
-from oblong.errors import CorruptCheckpointError
+from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
 
 TORCH_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -44,6 +45,21 @@ class StoredTensors:
         if values is None:
             raise CorruptCheckpointError(tensor.file, f"tensor {name} is stored as {tensor.dtype}, which is unknown")
         return torch.from_numpy(values).to(torch.float32)
+
+    def refuse_quantised(self) -> None:
+        """Make sure that the weights lie here as numbers that can be trained, not as codes with scales.
+
+        Raises:
+            UnsupportedFormatError: some are codes; the message says which model to use instead.
+        """
+        checkpoint = self.checkpoint
+        for tensor in checkpoint.tensors:
+            if tensor.packing is not None or checkpoint.find_scale(tensor) is not None:
+                method = get_quantisation(checkpoint.config).get("quant_method")
+                label = f"{tensor.dtype}, by {method}" if isinstance(method, str) else tensor.dtype
+                reason = f"its {tensor.name} is quantised ({label}) and cannot be trained: tune the original model that"
+                advice = "this one was made from (its card names it as base_model); the tensors have the same names"
+                raise UnsupportedFormatError(checkpoint.path, f"{reason} {advice}")
 
     def digest(self, name: str) -> str:
         """SHA-256 of one tensor's stored bytes, the digest that a Scan and a Plan name."""

@@ -176,7 +176,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             reason = "the disk is full; free some space or choose an output on another disk. Nothing was overwritten"
         else:
-            reason = f"{error.strerror or error}. Nothing was overwritten"
+            reason = f"{error.strerror or error}; choose another place. Nothing was overwritten"
         raise OutputWriteError(path, reason) from error
 
 

@@ -24,7 +24,7 @@ def choose_backend(device: str, *, full: bool, num_threads: int | None) -> Compu
         SelectionError: an unknown device, one that is not there, or fewer than one thread.
     """
     if num_threads is not None and num_threads < 1:
-        raise SelectionError(f"--threads {num_threads}: at least 1 is needed")
+        raise SelectionError(f"--threads {num_threads}: at least 1 is needed; leave the option out to use all cores")
     threads = num_threads or count_cores()
     if device == "cpu":
         return lambda matrices: compute_spectra(matrices, full=full, num_threads=threads)
@@ -34,17 +34,22 @@ def choose_backend(device: str, *, full: bool, num_threads: int | None) -> Compu
     return lambda matrices: compute_spectra_on(matrices, device=device, full=full)
 
 
+def resolve_device(device: str) -> tuple[str, str | None]:
+    """The device to compute on, and what to tell whoever asked for one that cannot: Apple's falls back to the CPU."""
+    if device.partition(":")[0] != "mps":
+        return device, None
+    return "cpu", f"--device {device} has no float64, which condition numbers need; computing on the CPU instead"
+
+
 def check_accelerator(device: str) -> None:
-    """Make sure that an accelerator exists and can compute in float64; imports torch.
+    """Make sure that an accelerator exists; imports torch.
 
     Raises:
-        SelectionError: unknown, without float64, or not on this machine.
+        SelectionError: unknown, or not on this machine.
     """
     kind, _, index = device.partition(":")
     if kind not in DEVICES or not (index or "0").isdecimal():
         raise SelectionError(f"--device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
-    if kind == "mps":
-        raise SelectionError("--device mps: it has no float64, which condition numbers need; choose --device cpu")
     import torch
 
     if int(index or 0) >= torch.cuda.device_count():

@@ -208,4 +208,4 @@ def _explain(output: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cause = "the disk is full" if full else str(error.strerror or error)
         advice = f"what was finished is kept in {partial}: free some space and run the same command to go on"
-        raise OutputWriteError(output, f"{cause}; {advice}" if full else cause) from error
+        raise OutputWriteError(output, f"{cause}; {advice if full else 'choose another -o'}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import PackedSpectrum, Provenance, Scan, ScanConfig, ScanHeader, SpectraFile, Unit
 from oblong.records.spectra import get_spectra_path
 from oblong.scanning.cache import SpectrumCache, open_cache
-from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
+from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores, resolve_device
 from oblong.scanning.finding import FinishedUnit
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
@@ -51,7 +52,7 @@ def scan(
             interrupted scan of the same model with the same options is continued.
         include: regular expression; only units whose name it matches somewhere are measured.
         exclude: regular expression; units whose name it matches are not measured. Both leave EXCLUDED rows.
-        device: cpu, cuda or mps.
+        device: cpu or cuda; mps falls back to the CPU with a message, and the record says cpu.
         spectrum: `extremes`, or `full` for every singular value and the measures that need them. The values are in
             `OUTPUT.spectra`, or with the returned Scan where there is no output: see `Scan.singular_values`.
         fresh: whether to ignore an interrupted scan.
@@ -80,6 +81,7 @@ def scan(
         raise SelectionError(f"--spectrum {spectrum!r} is unknown; choose one of {', '.join(SPECTRA)}")
     if output is not None and not force:
         check_output(output, full=spectrum == "full")
+    device, warning = resolve_device(device)
     if ray is not None:
         check_request(device, ray)
     threads = num_threads or count_cores()
@@ -87,7 +89,7 @@ def scan(
     config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
     with open_subject(model, stream=stream) as subject:
         checkpoint = subject.checkpoint
-        cache = cache and subject.is_local
+        cache = cache and subject.is_stored
         if ray is not None and not subject.is_local:
             raise SelectionError("ray spreads a model whose files every node sees: not a live module, not stream")
         jobs = list_jobs(checkpoint, config)
@@ -95,6 +97,7 @@ def scan(
         header = ScanHeader(model=subject.name, checkpoint=checkpoint.info, config=config, provenance=provenance)
         with open_partial(output, header) if output else nullcontext() as partial:
             run = ScanRun(checkpoint, jobs, on_progress)
+            run.warn(warning)
             run.start(partial, header, fresh=fresh)
             if ray is None:
                 run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
@@ -128,6 +131,7 @@ class ScanRun:
     def __init__(self, checkpoint: Checkpoint, jobs: Sequence[Job], on_progress: ProgressCallback | None) -> None:
         self._checkpoint = checkpoint
         self._jobs = jobs
+        self._is_watched = on_progress is not None
         self._on_progress = on_progress or (lambda progress: None)
         self._partial: PartialScan | None = None
         self._finished: dict[str, Unit] = {}
@@ -213,6 +217,15 @@ class ScanRun:
         """Tell whoever watches."""
         for message in messages:
             self._report(message=message)
+
+    def warn(self, message: str | None) -> None:
+        """Tell whoever watches, or else whoever called, that something is done otherwise than asked for."""
+        if message is None:
+            return
+        if self._is_watched:
+            self.say_all([message])
+        else:
+            warnings.warn(message, stacklevel=3)
 
     def _take_over(self, partial: PartialScan) -> Sequence[Unit]:
         kept = partial.resume([job.unit.name for job in self._jobs])

@@ -157,6 +157,6 @@ def _open_checkpoint(request: Request) -> Checkpoint:
         raise ModelNotFoundError(str(request.path), f"{advice}, under the same path")
     checkpoint = open_checkpoint(request.path)
     if checkpoint.info != request.info:
-        reason = "its headers are not those that the sender of the scan sees; give every host the same files"
-        raise CorruptCheckpointError(request.path, reason)
+        reason = "its headers are not those that the sender of the scan sees"
+        raise CorruptCheckpointError(request.path, reason, advice="give every host the same files")
     return checkpoint

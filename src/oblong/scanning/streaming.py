@@ -195,10 +195,12 @@ class TensorLoader:
         self._hasher.begin(load.jobs[0].tensor for load in loads if self._is_hashed_first(load))
 
     def _is_hashed_first(self, load: Load) -> bool:
+        if self._checkpoint.remote is not None:
+            return False  # threads that read ahead would fetch and delete each other's shards
         if self._was_known and self._can_skip_values(load):
             return True
-        # A live module's weights may come through hooks that serve one thread, a remote file may not be there yet.
-        has_files = bool(self._checkpoint.source.files) and self._checkpoint.remote is None
+        # A live module's weights may come through hooks that serve one thread.
+        has_files = bool(self._checkpoint.source.files)
         return has_files and load.tensor.slice_index is not None and any(job.needs_values for job in load.jobs)
 
     def load(self, load: Load) -> Iterator[LoadedJob]:

@@ -25,7 +25,9 @@ class Subject:
     name: str
     checkpoint: Checkpoint
     is_local: bool = False
-    """Whether it is files on this disk: only those are cached and spread over a cluster."""
+    """Whether it is files on this disk: only those are spread over a cluster."""
+    is_stored: bool = False
+    """Whether it is files anywhere, whose matrices the cache of findings may know; a live module's bytes may change."""
 
 
 @contextmanager
@@ -47,9 +49,10 @@ def open_subject(model: Model, *, stream: bool = False) -> Iterator[Subject]:
             from oblong.checkpoints.streamed import open_streamed
 
             with open_streamed(name) as checkpoint:
-                yield Subject(name=f"{name}@{checkpoint.path.name}", checkpoint=checkpoint)
+                yield Subject(name=f"{name}@{checkpoint.path.name}", checkpoint=checkpoint, is_stored=True)
         else:
-            yield Subject(name=name, checkpoint=open_checkpoint(locate_model(name)), is_local=True)
+            checkpoint = open_checkpoint(locate_model(name))
+            yield Subject(name=name, checkpoint=checkpoint, is_local=True, is_stored=True)
         return
     if stream:
         raise SelectionError("stream=True needs a Hub id such as ORG/NAME; a live module is already here")

@@ -87,10 +87,10 @@ def list_jobs(checkpoint: Checkpoint, config: ScanConfig) -> tuple[Job, ...]:
     )
     if all(job.unit.status is Status.EXCLUDED for job in jobs):
         first = checkpoint.tensors[0].name
-        raise SelectionError(
-            f"--include {config.include!r} and --exclude {config.exclude!r} leave none of the {len(jobs)} tensors; "
-            f"their names look like {first!r}"
-        )
+        filters = {"--include": config.include, "--exclude": config.exclude}
+        given = " and ".join(f"{option} {pattern!r}" for option, pattern in filters.items() if pattern is not None)
+        reason = f"left none of the {len(jobs)} tensors; change it to match names such as {first!r}"
+        raise SelectionError(f"{given} {reason}")
     return jobs
 
 

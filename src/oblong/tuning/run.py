@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from oblong.checkpoints.delta import write_delta
+from oblong.checkpoints.locate import locate_model
 from oblong.corpora import Documents, read_documents
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
@@ -51,6 +52,7 @@ def tune(
 
     Raises:
         OutputExistsError: the output exists and `force` is false.
+        UnsupportedFormatError: the model's weights are quantised; the original that they were made from can be tuned.
         ModelNotFoundError, RecordError, DataError, PlanMismatchError: the recipe asks for what cannot be done.
         VerificationError: a tensor outside the Plan moved; no delta is written.
         OutputWriteError: the disk is full or the place is not writable.
@@ -70,8 +72,9 @@ def tune(
 def _run(
     recipe: TuneRecipe, plan: Plan, documents: Documents, *, on_progress: ProgressCallback | None, resume: bool
 ) -> tuple[Path, Run]:
+    stored = open_stored_tensors(locate_model(recipe.model))
+    stored.refuse_quantised()
     loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
-    stored = open_stored_tensors(loaded.path)
     blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
     applied = apply_plan(loaded.model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
     unstored = digest_unstored(applied, stored)

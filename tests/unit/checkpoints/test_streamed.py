@@ -34,6 +34,8 @@ from oblong.errors import (
 )
 from oblong.records import Scan, Unit
 from oblong.scanning import ScanProgress, scan
+from oblong.scanning.store import PLACE_VARIABLE
+from tests import packed_builders as build
 from tests.checkpoint_builders import LLAMA_CONFIG, llama_tensors, make_weights, write_sharded, write_typed
 
 REPO = "somebody/tiny-llama"
@@ -48,6 +50,7 @@ class FolderHub:
         self.folder = folder
         self.commit = COMMIT
         self.fetched: list[str] = []
+        self.peeked: list[str] = []
         self.most_on_disk = 0
         self.before_fetch: Callable[[str], None] = lambda name: None
 
@@ -63,6 +66,14 @@ class FolderHub:
             raise NotASafetensorsRepoError("no safetensors")
         weight_map = {tensor: name for name, header in files.items() for tensor in header.tensors}
         return SafetensorsRepoMetadata(metadata=None, sharded=True, weight_map=weight_map, files_metadata=files)
+
+    def open(self, path: str, mode: str, *, cache_type: str) -> Any:
+        """A file as HfFileSystem opens it, for reading ranges."""
+        assert (mode, cache_type) == ("rb", "none")
+        repo, _, name = path.partition(f"@{self.commit}/")
+        assert repo == REPO
+        self.peeked.append(name)
+        return (self.folder / name).open(mode)
 
     def download(self, repo: str, name: str, *, revision: str, local_dir: Path) -> str:
         assert (repo, revision) == (REPO, self.commit)
@@ -114,6 +125,7 @@ def hub(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> FolderH
     # Small batches, as a model of many shards has: one tensor each.
     monkeypatch.setattr("oblong.scanning.scanner.WINDOW_BYTES", 1)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", lambda: hub)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub.download)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
     return hub
@@ -266,6 +278,65 @@ def test_scales_in_the_next_shard_are_found(tmp_path: Path, hub: FolderHub) -> N
     ]
     assert hub.most_on_disk == 2
     assert len(hub.fetched_shards) == 4
+
+
+def write_packed_shards(folder: Path, stored: build.Stored, method: str) -> None:
+    """The parts of a quantised weight in turn in two shards, between tensors that are not quantised."""
+    for file in folder.iterdir():
+        file.unlink()
+    plain = [build.entry(f"{index}.weight", make_weights(8, 8, seed=index)) for index in range(4)]
+    for index, parts in enumerate(([plain[0]], stored[::2], [*stored[1::2], plain[1]], [plain[2]], [plain[3]])):
+        write_typed(folder / f"model-{index}.safetensors", parts)
+    (folder / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
+
+
+PACKED = {
+    "gptq": build.build_gptq(4, act=True)[0],
+    "awq": build.build_awq()[0],
+    "bitsandbytes": build.build_bnb4(nested=True)[0],
+    "mxfp4": build.build_mxfp4(),
+    "compressed-tensors": build.build_compressed(4, asymmetric=True, act=True)[0],
+}
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_quantised_weight_that_lies_in_two_shards_is_put_together(method: str, hub: FolderHub, cache: Path) -> None:
+    write_packed_shards(hub.folder, PACKED[method], method)
+    streamed, whole = scan(REPO, stream=True), scan(hub.folder)
+    assert [u.model_dump(exclude={"seconds"}) for u in streamed] == [u.model_dump(exclude={"seconds"}) for u in whole]
+    assert streamed.header.checkpoint == whole.header.checkpoint
+    assert any(unit.measures and unit.note and "dequantised from" in unit.note for unit in streamed)
+    assert hub.most_on_disk == 2
+    assert set(hub.peeked) <= {"model-1.safetensors", "model-2.safetensors"}
+    assert list_files(cache) == []
+
+
+def test_the_shape_of_a_quantised_weight_that_cannot_be_read_says_what_to_do(
+    hub: FolderHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_packed_shards(hub.folder, PACKED["bitsandbytes"], "bitsandbytes")
+
+    def fail(path: str, mode: str, *, cache_type: str) -> Any:
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(hub, "open", fail)
+    with pytest.raises(DownloadError, match=r"cannot read m\.weight\.quant_state.*model-.*reset by peer; run the same"):
+        scan(REPO, stream=True)
+
+
+def test_a_streamed_scan_uses_the_cache_of_findings(
+    hub: FolderHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE_VARIABLE, str(tmp_path / "findings"))
+    first = scan(REPO, stream=True)
+    hub.fetched.clear()
+    messages: list[str] = []
+    again = scan(REPO, stream=True, on_progress=lambda p: messages.append(p.message or ""))
+    assert again.digest() == first.digest()
+    assert any("were known from the cache" in message for message in messages)
+    assert hub.most_on_disk == 2
+    assert len(hub.fetched_shards) == NUM_SHARDS
+    assert scan(hub.folder)["model.layers.0.mlp.up_proj.weight"].digest
 
 
 def test_excluded_shards_are_never_fetched(hub: FolderHub) -> None:

@@ -24,7 +24,7 @@ def find_bnb4(tensor: TensorInfo, lookup: Lookup) -> TensorInfo | None:
     if kind is None:
         if lookup.find(f"{tensor.name}.absmax") is None:
             return None
-        raise fault(tensor, f"its companion {states['nf4']} (or fp4) is missing; fetch the model again")
+        raise fault(tensor, f"its companion {states['nf4']} (or fp4) is missing")
     require_dtype(tensor, "U8", "I8", "BF16", "F16", "F32")  # codes may be stored under any dtype's name
     state_tensor = lookup.find(states[kind])
     assert state_tensor is not None

@@ -52,7 +52,7 @@ class Lookup:
         """
         tensor = self.tensors.get(name)
         if tensor is None:
-            raise fault(codes, f"its companion {name} is missing; fetch the model again")
+            raise fault(codes, f"its companion {name} is missing")
         return tensor
 
     def read_small(self, tensor: TensorInfo) -> Array:

@@ -101,9 +101,7 @@ class Packing:
         """
         companions = {role: read_array(tensor, read_chunks) for role, tensor in self.companions.items()}
         try:
-            # Codes may be anything; what overflows becomes an infinity, which is a status of the unit.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return self.layout.decode(Codes(self.codes, read_chunks), companions, shape)
+            return self.layout.decode(Codes(self.codes, read_chunks), companions, shape)
         except ValueError as error:
             raise CorruptCheckpointError(self.codes.file, f"tensor {self.codes.stored_name}: {error}") from error
 
