@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final
 
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from oblong.spectra.compute import DEFAULT_TOLERANCE, compute_spectrum
+from oblong.spectra.compute import DEFAULT_TOLERANCE, Precision, compute_spectrum
 from oblong.spectra.spectrum import Spectrum
+from oblong.spectra.workspace import Workspaces
 
 LARGE_ELEMENTS: Final = 6 * 1024**2
 """From here on BLAS uses its threads well, and one float64 copy per thread would be a lot of memory."""
@@ -36,6 +36,8 @@ def compute_spectra(
     full: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     num_threads: int | None = None,
+    precision: Precision = Precision.AUTO,
+    workspaces: Workspaces | None = None,
 ) -> list[Spectrum]:
     """Measure several matrices, best of equal shape.
 
@@ -47,12 +49,19 @@ def compute_spectra(
         full: See `compute_spectrum`.
         tolerance: See `compute_spectrum`.
         num_threads: At most this many; all cores of this process by default.
+        precision: See `compute_spectrum`.
+        workspaces: Memory to use again in the next call.
 
     Returns:
         One Spectrum per matrix, in order.
     """
     num_threads = num_threads or count_cores()
-    measure = partial(compute_spectrum, full=full, tolerance=tolerance)
+    workspaces = workspaces or Workspaces()
+
+    def measure(matrix: NDArray[Any]) -> Spectrum:
+        with workspaces.borrow() as workspace:
+            return compute_spectrum(matrix, full=full, tolerance=tolerance, precision=precision, workspace=workspace)
+
     any_large = any(is_large(matrix.size) for matrix in matrices)
     num_workers = 1 if any_large else min(num_threads, len(matrices))
     if num_workers <= 1:

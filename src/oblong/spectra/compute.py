@@ -16,6 +16,7 @@ from oblong.spectra.rounding import combine
 from oblong.spectra.spectrum import Method, Outcome, Spectrum
 from oblong.spectra.svd_route import SvdResult, measure_by_svd
 from oblong.spectra.tall import TallMatrix
+from oblong.spectra.workspace import Workspace
 
 DEFAULT_TOLERANCE: Final = 1e-7
 
@@ -39,6 +40,7 @@ def compute_spectrum(
     full: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     precision: Precision = Precision.AUTO,
+    workspace: Workspace | None = None,
 ) -> Spectrum:
     """Measure the singular values of one matrix.
 
@@ -49,6 +51,7 @@ def compute_spectrum(
         full: Whether to return all singular values (several times slower).
         tolerance: Relative error of kappa at which the iterations stop. Rounding may leave more: `kappa_error` says.
         precision: Whether float32 may do the heavy part where float64 can check it (mixed_route.py).
+        workspace: Memory of this thread to use again, for many matrices.
 
     Returns:
         The Spectrum; an impossible matrix (zero, NaN) is an outcome, not an exception.
@@ -64,7 +67,7 @@ def compute_spectrum(
         return Spectrum(outcome=Outcome.NON_FINITE, shape=shape)
     if largest == 0.0:
         return Spectrum(outcome=Outcome.ZERO, shape=shape)
-    tall = TallMatrix(matrix, largest)
+    tall = TallMatrix(matrix, largest, workspace or Workspace())
     if precision is Precision.AUTO and not full and is_promising(tall):
         found = measure_by_mixed(tall, tolerance=tolerance)
         if found is not None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 
 from oblong.spectra.lapack import Array, SymmetricProduct, Triangle, factorise
 from oblong.spectra.spectrum import FloatArray
+from oblong.spectra.workspace import Workspace
 
-ROWS_AT_A_TIME = 256
+ROWS_AT_A_TIME: Final = 256
 
 
 class CpuGram:
     """Implements `operators.Gram`.
 
     Args:
-        values: G, shape (p, p), float64 or float32, symmetric, in C order.
+        values: G, shape (p, p), float64 or float32, C order; the upper triangle counts.
+        workspace: Where the factor goes.
     """
 
-    def __init__(self, values: Array) -> None:
+    def __init__(self, values: Array, workspace: Workspace) -> None:
         self._values = values
+        self._workspace = workspace
         self.size = values.shape[0]
         self.multiply_vector = SymmetricProduct(values)
 
@@ -32,18 +36,24 @@ class CpuGram:
     @property
     def sum_of_squares(self) -> float:
         """||G||_F^2, summed in float64."""
-        starts = range(0, self._values.shape[0], ROWS_AT_A_TIME)
-        panels = (self._values[start : start + ROWS_AT_A_TIME].astype(np.float64, copy=False) for start in starts)
-        return float(sum(np.vdot(panel, panel) for panel in panels))
+        total = 0.0
+        for start in range(0, self.size, ROWS_AT_A_TIME):
+            stop = min(start + ROWS_AT_A_TIME, self.size)
+            corner = np.triu(self._values[start:stop, start:stop]).astype(np.float64, copy=False)
+            rest = self._values[start:stop, stop:].astype(np.float64).ravel()
+            diagonal = np.diagonal(corner)
+            total += 2.0 * float(np.vdot(corner, corner) + rest @ rest) - float(diagonal @ diagonal)
+        return total
 
     def factorise(self) -> CpuFactor | None:
         """Cholesky factor, or None if G is not positive definite to working precision."""
-        upper = factorise(self._values.copy())
-        return None if upper is None else CpuFactor(upper)
+        upper = self._workspace.take("factor", self._values.shape, self._values.dtype.type)
+        np.copyto(upper, self._values)
+        return None if factorise(upper) is None else CpuFactor(upper)
 
     def compute_eigenvalues(self) -> FloatArray:
         """All eigenvalues, ascending."""
-        values: FloatArray = np.linalg.eigvalsh(self._values)  # type: ignore[assignment]
+        values: FloatArray = np.linalg.eigvalsh(self._values, UPLO="U")  # type: ignore[assignment]
         return values
 
 
@@ -51,7 +61,7 @@ class CpuFactor:
     """Implements `operators.Factor`. Blocks come back in the precision of the factor.
 
     Args:
-        upper: R = L^T in the upper triangle of a (p, p) array, C order; what is below the diagonal does not count.
+        upper: R in the upper triangle of a (p, p) array, C order.
     """
 
     def __init__(self, upper: Array) -> None:

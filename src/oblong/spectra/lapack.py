@@ -4,8 +4,8 @@ scipy's own wrappers of the same routines hold the interpreter's lock, and `nump
 times as long as `potrf`. So the routines are called where scipy publishes them for other compiled code
 (`scipy.linalg.cython_blas` and `cython_lapack`), through ctypes, which lets go of the lock.
 
-Symmetric and triangular matrices are square arrays in C order, float32 or float64. Their transpose is what Fortran
-sees: routines are told "lower" and work on the upper triangle of the array.
+Symmetric and triangular matrices are square arrays in C order, float32 or float64, of which the upper triangle counts.
+Fortran sees their transpose, so the routines are told "lower".
 """
 
 from __future__ import annotations
@@ -51,13 +51,34 @@ def factorise(gram: Array) -> Array | None:
         gram: Shape (p, p), C order. Overwritten.
 
     Returns:
-        The same array: R in its upper triangle and on the diagonal, leftovers below. None if G is not positive
-        definite to working precision.
+        The same array: R in its upper triangle. None if G is not positive definite to working precision.
     """
     potrf = _find(cython_lapack, PREFIXES[gram.dtype] + "potrf", 5)
     size, info = ctypes.c_int(gram.shape[0]), ctypes.c_int(0)
     potrf(LOWER, _at(size), gram.ctypes.data, _at(size), _at(info))
     return gram if info.value == 0 else None
+
+
+def add_gram(panel: Array, gram: Array, *, is_first: bool) -> None:
+    """G += P^T P, or G = P^T P for the first panel; half the work of a product.
+
+    Args:
+        panel: Shape (k, p), rows or columns contiguous, no copy is made then.
+        gram: Shape (p, p), C order, of the same dtype. Its upper triangle is written.
+        is_first: Whether what is in `gram` does not count.
+    """
+    rows, columns = panel.shape
+    across, along = (stride // panel.itemsize for stride in panel.strides)
+    if not (along == 1 and across >= columns) and not (across == 1 and along >= rows):
+        panel, across, along = np.ascontiguousarray(panel), columns, 1
+    is_upright = along == 1 and across >= columns
+    syrk = _find(cython_blas, PREFIXES[gram.dtype] + "syrk", 10)
+    scalar = SCALARS[gram.dtype]
+    size, depth = ctypes.c_int(columns), ctypes.c_int(rows)
+    leading = ctypes.c_int(across if is_upright else along)
+    one, kept = scalar(1.0), scalar(0.0 if is_first else 1.0)
+    layout = (LOWER, PLAIN if is_upright else TRANSPOSED, _at(size), _at(depth))
+    syrk(*layout, _at(one), panel.ctypes.data, _at(leading), _at(kept), gram.ctypes.data, _at(size))
 
 
 class SymmetricProduct:

@@ -10,7 +10,7 @@ same (design/005-mixed-precision.md).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,10 +19,10 @@ import numpy as np
 from oblong.spectra.convergence import Closeness, bound_error
 from oblong.spectra.gram import CpuFactor, CpuGram
 from oblong.spectra.gram_route import MAX_LANCZOS_STEPS, GramResult, Scale
-from oblong.spectra.lanczos import compute_largest
+from oblong.spectra.lanczos import RitzPairs, compute_largest
 from oblong.spectra.null import compute_null
 from oblong.spectra.operators import Reading
-from oblong.spectra.refinement import LowestTriplets, refine_lowest, smooth
+from oblong.spectra.refinement import refine_lowest, smooth
 from oblong.spectra.rounding import combine
 from oblong.spectra.spectrum import FloatArray
 from oblong.spectra.tall import TallMatrix
@@ -34,12 +34,11 @@ HOPELESS_KAPPA: Final = 300.0
 """The float32 factor of a matrix with a kappa of some 1000 breaks down, or comes out too far off to be of use. Shapes
 that have such a kappa by chance, the square ones, are not worth trying."""
 
-PROPOSAL_MARGIN: Final = 0.1
-"""Share of the tolerance at which the float32 iterations stop, so that the first check in float64 usually passes."""
+PROPOSAL_MARGIN: Final = 0.03
+"""Share of the tolerance at which the float32 iterations stop, so that the check in float64 usually passes."""
 
-NUM_TOP: Final = 3
-NUM_LOW: Final = 4
-NUM_PROBES: Final = 10
+NUM_PAIRS: Final = 4
+NUM_PROBES: Final = 12
 PROBE_SEED: Final = 20250626
 PROBE_SAFETY: Final = 4.0
 """Standard errors that the estimate of the log-volume is allowed to be off by."""
@@ -50,27 +49,31 @@ LOG_VOLUME_TOLERANCE: Final = 1e-7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """Directions from float32, float64 arrays of unit columns but for the probes.
+    """Directions from float32.
 
     Attributes:
-        top: Shape (p, k), near the largest right singular vectors.
-        low: Shape (p, l), near the smallest ones.
+        top: Near the largest right singular vectors; eigenpairs of G.
+        low: Near the smallest ones; eigenpairs of G^-1.
         probes: Shape (p, n), R^-1 z for random signs z.
     """
 
-    top: FloatArray
-    low: FloatArray
+    top: RitzPairs
+    low: RitzPairs
     probes: FloatArray
 
-    def read(self, matrix: TallMatrix) -> tuple[Reading, Reading, FloatArray]:
-        """The products of A with `top` and with `low`, and A B for the probes, from one reading of A."""
-        reading = matrix.multiply_twice(np.hstack([self.top, self.low]), self.probes)
-        split = self.top.shape[1]
-        top, low = (
-            replace(reading, product=reading.product[:, columns], normal=reading.normal[:, columns])
-            for columns in (slice(split), slice(split, None))
-        )
-        return top, low, reading.also
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Both ends of the spectrum as float64 products show them, and bounds on their relative errors."""
+
+    sigma_max: float
+    sigma_min: float
+    top_error: float
+    low_error: float
+
+    def are_within(self, tolerance: float) -> bool:
+        """Whether both are good enough."""
+        return max(self.top_error, self.low_error) <= tolerance
 
 
 def is_promising(matrix: TallMatrix) -> bool:
@@ -95,18 +98,21 @@ def measure_by_mixed(matrix: TallMatrix, *, tolerance: float) -> GramResult | No
     proposal = None if factor is None else propose(gram, factor, tolerance=tolerance)
     if factor is None or proposal is None:
         return None
-    top, low, probes = proposal.read(matrix)
-    sigma_max, top_error = find_largest(proposal.top, top)
-    triplets = refine_lowest(matrix, factor, proposal.low, tolerance=tolerance / 2, first=low)
-    correction, log_volume_error = estimate_correction(factor, proposal.probes, probes)
-    is_precise = max(top_error, triplets.relative_error) <= tolerance / 2
-    if not is_precise or log_volume_error > LOG_VOLUME_TOLERANCE * matrix.num_columns:
+    extremes = np.hstack([_normalise(proposal.top), _normalise(proposal.low)])
+    reading = matrix.multiply_twice(extremes, proposal.probes)
+    correction, log_volume_error = estimate_correction(factor, proposal.probes, reading.also)
+    if log_volume_error > LOG_VOLUME_TOLERANCE * matrix.num_columns:
         return None
-    frobenius_norm = math.sqrt(top.sum_of_squares)
+    ends = check_extremes(factor, proposal, extremes, reading)
+    if not ends.are_within(tolerance / 2):
+        ends = check_groups(matrix, factor, proposal, tolerance=tolerance / 2)
+    if not ends.are_within(tolerance / 2):
+        return None
+    frobenius_norm = math.sqrt(reading.sum_of_squares)
     return GramResult(
-        sigma_max=sigma_max,
-        sigma_min=float(triplets.values[0]),
-        kappa_error=bound_kappa_error(matrix, triplets, sigma_max, frobenius_norm, tolerance),
+        sigma_max=ends.sigma_max,
+        sigma_min=ends.sigma_min,
+        kappa_error=bound_kappa_error(matrix, ends, frobenius_norm, tolerance),
         log_volume=factor.log_volume + correction,
         frobenius_norm=frobenius_norm,
         participation_ratio=frobenius_norm**4 / gram.sum_of_squares,
@@ -116,34 +122,77 @@ def measure_by_mixed(matrix: TallMatrix, *, tolerance: float) -> GramResult | No
 
 def propose(gram: CpuGram, factor: CpuFactor, *, tolerance: float) -> Proposal | None:
     """Directions of both ends; None if an iteration does not converge."""
-    p = gram.size
     search = partial(
         compute_largest,
-        dimension=p,
+        dimension=gram.size,
         tolerance=PROPOSAL_MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
+        num_pairs=NUM_PAIRS,
         dtype=np.float32,
     )
-    top = search(gram.multiply_vector, num_pairs=NUM_TOP)
-    inverse = search(factor.solve_vector, num_pairs=NUM_LOW)
-    if top is None or inverse is None or not (top.converged and inverse.converged):
+    top, low = search(gram.multiply_vector), search(factor.solve_vector)
+    if top is None or low is None or not (top.converged and low.converged):
         return None
-    signs = np.random.default_rng(PROBE_SEED).choice((-1.0, 1.0), (p, NUM_PROBES))
-    return Proposal(
-        top=np.linalg.qr(top.vectors.astype(np.float64))[0],
-        low=smooth(factor, inverse.vectors),
-        probes=factor.other_half_solve(signs).astype(np.float64),
+    signs = np.random.default_rng(PROBE_SEED).choice((-1.0, 1.0), (gram.size, NUM_PROBES))
+    return Proposal(top=top, low=low, probes=factor.other_half_solve(signs).astype(np.float64))
+
+
+def _normalise(pairs: RitzPairs) -> FloatArray:
+    """The first vector in float64, shape (p, 1)."""
+    vector: FloatArray = pairs.vectors[:, :1].astype(np.float64)
+    return vector / np.linalg.norm(vector)
+
+
+def check_extremes(factor: CpuFactor, proposal: Proposal, vectors: FloatArray, reading: Reading) -> Ends:
+    """Judge the first vector of each end by its own residual, and the gap to the next by what float32 found.
+
+    Args:
+        factor: R.
+        proposal: Where the vectors come from.
+        vectors: Shape (p, 2), of unit length: the largest, the smallest.
+        reading: The products of A with them.
+    """
+    values = np.einsum("ij,ij->j", reading.product, reading.product)
+    residuals = reading.normal - vectors * values
+    top = residuals[:, 0] / values[0]
+    direction = factor.solve_vector(residuals[:, 1]).astype(np.float64)
+    return Ends(
+        sigma_max=math.sqrt(values[0]),
+        sigma_min=math.sqrt(values[1]),
+        top_error=_bound_first(proposal.top, float(top @ top), float(top @ top)),
+        low_error=_bound_first(
+            proposal.low, float(direction @ direction), float(residuals[:, 1] @ direction) / float(values[1])
+        ),
     )
 
 
-def find_largest(basis: FloatArray, reading: Reading) -> tuple[float, float]:
-    """The largest singular value that the span of `basis` shows, and a bound on its relative error."""
+def _bound_first(pairs: RitzPairs, squared_length: float, square: float) -> float:
+    """Bound on the relative error of a singular value whose residual was measured (see `Closeness`)."""
+    values = pairs.values[:2]
+    others = pairs.residuals[1:2] / values[0]
+    closeness = Closeness(
+        distances=1.0 - values / values[0],
+        residuals=np.append(math.sqrt(squared_length), others),
+        squares=np.append(max(square, 0.0), others**2),
+    )
+    return bound_error(closeness) / 2
+
+
+def check_groups(matrix: TallMatrix, factor: CpuFactor, proposal: Proposal, *, tolerance: float) -> Ends:
+    """The same from several vectors of each end, whose next neighbours are further away; the lower end is refined."""
+    top = np.linalg.qr(proposal.top.vectors.astype(np.float64))[0]
+    reading = matrix.multiply_twice(top)
     _, values, rotation = np.linalg.svd(reading.product, full_matrices=False)
-    residuals = reading.normal @ rotation.T - (basis @ rotation.T) * values**2
+    residuals = reading.normal @ rotation.T - (top @ rotation.T) * values**2
     lengths = np.linalg.norm(residuals, axis=0) / values[0] ** 2
     distances = 1.0 - (values / values[0]) ** 2
-    error = bound_error(Closeness(distances=distances, residuals=lengths, squares=lengths**2))
-    return float(values[0]), error / 2
+    triplets = refine_lowest(matrix, factor, smooth(factor, proposal.low.vectors), tolerance=tolerance)
+    return Ends(
+        sigma_max=float(values[0]),
+        sigma_min=float(triplets.values[0]),
+        top_error=bound_error(Closeness(distances=distances, residuals=lengths, squares=lengths**2)) / 2,
+        low_error=triplets.relative_error,
+    )
 
 
 def estimate_correction(factor: CpuFactor, probes: FloatArray, products: FloatArray) -> tuple[float, float]:
@@ -153,6 +202,11 @@ def estimate_correction(factor: CpuFactor, probes: FloatArray, products: FloatAr
     For random signs z, z^T F z = ||A y||^2 - ||R y||^2 with y = R^-1 z has the mean tr F and the variance 2 ||F||_F^2
     at most (Hutchinson 1990). F need not be small by chance alone: squares below half a unit in the last place of a
     running float32 sum are lost, always in the same direction.
+
+    Args:
+        factor: R.
+        probes: Shape (p, n): y.
+        products: Shape (q, n): A y.
     """
     rotated = factor.multiply(probes).astype(np.float64)
     samples = np.sum(products**2, axis=0) - np.sum(rotated**2, axis=0)
@@ -160,15 +214,13 @@ def estimate_correction(factor: CpuFactor, probes: FloatArray, products: FloatAr
     return float(samples.mean()) / 2, PROBE_SAFETY * math.sqrt(variance / samples.size) / 2 + variance / 4
 
 
-def bound_kappa_error(
-    matrix: TallMatrix, triplets: LowestTriplets, sigma_max: float, frobenius_norm: float, tolerance: float
-) -> float:
+def bound_kappa_error(matrix: TallMatrix, ends: Ends, frobenius_norm: float, tolerance: float) -> float:
     """Bound on the relative error of kappa: the tolerance that both ends were found to meet, and rounding."""
     scale = Scale(
         num_rows=matrix.num_rows,
         num_columns=matrix.num_columns,
         frobenius_norm=frobenius_norm,
-        sigma_max=sigma_max,
+        sigma_max=ends.sigma_max,
     )
-    rounding = scale.product_error / float(triplets.values[0])
-    return combine((tolerance + scale.product_error / sigma_max) / 2, tolerance / 2 + rounding)
+    rounding = scale.product_error / ends.sigma_min
+    return combine((tolerance + scale.product_error / ends.sigma_max) / 2, tolerance / 2 + rounding)
