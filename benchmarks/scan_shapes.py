@@ -8,7 +8,7 @@ shape two matrices: a planted one (bfloat16, its singular values known exactly; 
 (float32, the same every time). What each computes:
 
     oblong             kappa with an error bound, log-volume, Frobenius norm, participation ratio, by the route it picks
-    oblong float64     the same by the float64 Gram route alone, once there is another
+    oblong float64     the same by the float64 Gram route alone
     floor              one syrk and one potrf in float64, panel by panel: what the float64 route cannot go below
     svdvals f32        torch.linalg.svdvals(W.float()), as PEFT's KappaTuneSelector calls it
     svd f32            torch.linalg.svd(W, full_matrices=False), as the kappaTune repository calls it
@@ -27,7 +27,6 @@ a planted matrix is off by more than it states, or if --hold is given and a prom
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import sys
@@ -44,8 +43,9 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from benchmarks.floor import run_floor
 from benchmarks.planted import Truth, plant
-from oblong.spectra import Spectrum, compute_spectra
+from oblong.spectra import Precision, Spectrum, compute_spectra
 
 Matrix = NDArray[np.float32]
 Rival = Callable[[Matrix], object]
@@ -57,8 +57,6 @@ KAPPA = 100.0
 SQUARE_KAPPA = 1e4
 SEED = 20250625
 SLOW_SECONDS = 20.0
-PANEL_ELEMENTS = 4 << 20
-
 GOALS = {
     ("2048x8192", SVDVALS): 13.0,
     ("2048x8192", SVD): 18.0,
@@ -81,22 +79,10 @@ def run_oblong(matrix: Matrix, num_threads: int, **options: Any) -> Spectrum:
     return compute_spectra([matrix], num_threads=num_threads, **options)[0]
 
 
-def run_floor(matrix: Matrix) -> None:
-    """The Gram matrix of the short side and its factor, without a float64 copy of the matrix."""
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    rows = max(PANEL_ELEMENTS // tall.shape[1], tall.shape[1])
-    gram = np.zeros((tall.shape[1],) * 2)
-    for start in range(0, tall.shape[0], rows):
-        panel = tall[start : start + rows].astype(np.float64)
-        gram += panel.T @ panel
-    np.linalg.cholesky(gram)
-
-
 def list_rivals(num_threads: int) -> dict[str, Rival]:
     """Every rival that can run here, by name; oblong first."""
     rivals: dict[str, Rival] = {OBLONG: lambda matrix: run_oblong(matrix, num_threads)}
-    if "mixed" in inspect.signature(compute_spectra).parameters:
-        rivals[FLOAT64] = lambda matrix: run_oblong(matrix, num_threads, mixed=False)
+    rivals[FLOAT64] = lambda matrix: run_oblong(matrix, num_threads, precision=Precision.FLOAT64)
     rivals |= {
         FLOOR: run_floor,
         SVDVALS: lambda matrix: torch.linalg.svdvals(torch.from_numpy(matrix).float()),

@@ -6,6 +6,7 @@ Rivals run in turn within a round, so that a noisy neighbour hits all of them; m
 median of the paired ratios. What each computes:
 
     oblong             kappa with an error bound, log-volume, Frobenius norm, participation ratio; float64
+    oblong f64         the same without float32 arithmetic
     svdvals f32        all singular values, float32 (as PEFT's KappaTuneSelector calls it)
     svd f32            the same with all vectors (as the kappaTune repository calls it)
     svd f64            all singular values, float64, LAPACK through numpy
@@ -29,17 +30,21 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.demo_tensors import read_layer_matrices
-from oblong.spectra import compute_spectra
+from benchmarks.floor import run_floor
+from oblong.spectra import Precision, Workspaces, compute_spectra
 
 Matrices = Sequence[NDArray[np.float32]]
 
 
-def run_oblong(matrices: Matrices, num_threads: int, *, full: bool = False) -> None:
+def run_oblong(
+    matrices: Matrices, num_threads: int, *, full: bool = False, precision: Precision = Precision.AUTO
+) -> None:
+    workspaces = Workspaces()
     by_shape: dict[tuple[int, ...], list[NDArray[np.float32]]] = {}
     for matrix in matrices:
         by_shape.setdefault(matrix.shape, []).append(matrix)
     for group in by_shape.values():
-        compute_spectra(group, num_threads=num_threads, full=full)
+        compute_spectra(group, num_threads=num_threads, full=full, precision=precision, workspaces=workspaces)
 
 
 def run_svdvals_float32(matrices: Matrices) -> None:
@@ -57,13 +62,9 @@ def run_svd_float64(matrices: Matrices) -> None:
         np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
 
 
-def run_floor(matrices: Matrices, num_threads: int) -> None:
-    def factorise(matrix: NDArray[np.float32]) -> None:
-        tall = (matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T).astype(np.float64)
-        np.linalg.cholesky(tall.T @ tall)
-
+def run_floors(matrices: Matrices, num_threads: int) -> None:
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(factorise, matrices))
+        list(pool.map(run_floor, matrices))
 
 
 def time_rounds(rivals: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str, list[float]]:
@@ -96,7 +97,8 @@ def main() -> None:
     matrices = list(read_layer_matrices(arguments.model).values())
     rivals: dict[str, Callable[[], None]] = {
         "oblong": lambda: run_oblong(matrices, arguments.threads),
-        "floor": lambda: run_floor(matrices, arguments.threads),
+        "oblong f64": lambda: run_oblong(matrices, arguments.threads, precision=Precision.FLOAT64),
+        "floor": lambda: run_floors(matrices, arguments.threads),
         "svdvals f32": lambda: run_svdvals_float32(matrices),
         "svd f32": lambda: run_svd_float32(matrices),
         "svd f64": lambda: run_svd_float64(matrices),
