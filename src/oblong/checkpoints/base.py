@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.dtypes import FORMATS, decode
+from oblong.checkpoints.dtypes import FORMATS, UNDECODED, StorageFormat, decode
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
 from oblong.errors import CorruptCheckpointError
 from oblong.records import CheckpointFile, CheckpointInfo
@@ -169,10 +169,14 @@ class Checkpoint:
         """The model's configuration."""
         return self.source.config
 
-    def load(self, tensor: TensorInfo) -> StoredTensor:
+    def load(self, tensor: TensorInfo, *, keep_16_bit: bool = False) -> StoredTensor:
         """Read one tensor once: its values and the SHA-256 of its stored bytes.
 
         Peak memory is the values plus a chunk: the stored bytes never exist as a whole.
+
+        Args:
+            tensor: what to read.
+            keep_16_bit: whether F16 values stay float16, and BF16 ones their bits in uint16, for a device to decode.
 
         Raises:
             CorruptCheckpointError: the file ends early or cannot be read.
@@ -183,7 +187,7 @@ class Checkpoint:
             digest = f"sha256:{hasher.hexdigest()}"
             return StoredTensor(values=decoded.values, digest=digest, rounding_rms=decoded.rounding_rms)
         chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
-        values = _decode_chunks(tensor, chunks) if tensor.is_decodable else None
+        values = _decode_chunks(tensor, chunks, _choose_storage(tensor, keep_16_bit)) if tensor.is_decodable else None
         if values is None:
             for _ in chunks:
                 pass
@@ -298,9 +302,12 @@ def _tee(chunks: Iterator[Bytes], consume: Callable[[Bytes], None]) -> Iterator[
         yield chunk
 
 
-def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes]) -> Floats:
+def _choose_storage(tensor: TensorInfo, keep_16_bit: bool) -> StorageFormat:
+    return UNDECODED.get(tensor.dtype, FORMATS[tensor.dtype]) if keep_16_bit else FORMATS[tensor.dtype]
+
+
+def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes], storage: StorageFormat) -> Floats:
     """Decode into one array of the tensor's shape, chunk by chunk."""
-    storage = FORMATS[tensor.dtype]
     flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
     start = 0
     for chunk in chunks:

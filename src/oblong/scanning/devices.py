@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from oblong.errors import SelectionError
@@ -14,7 +14,35 @@ from oblong.spectra import Spectrum, compute_spectra
 
 DEVICES: Final = ("cpu", "cuda", "mps")
 
-ComputeSpectra = Callable[[Sequence[NDArray[np.floating[Any]]]], Sequence[Spectrum]]
+# Matrices are numpy arrays, or for an accelerator what its `Feed` has made of them.
+ComputeSpectra = Callable[[Sequence[Any]], Sequence[Spectrum]]
+
+# Values of one batch on an accelerator, in bytes of float32: that share of its memory, at most so many. Twice as many
+# are read ahead. The largest holds five layers of an 8B model, so that stacks of equal shape are worth their launches.
+SHARE_FOR_WINDOW: Final = 1 / 32
+MAX_WINDOW_BYTES: Final = 4 << 30
+# Hashing takes most of a reader's time, some 1.5 GB/s each.
+MAX_READERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """How an accelerator wants its matrices.
+
+    Attributes:
+        window_bytes: decoded values of one batch; depends on the model of the device alone, for the sake of resuming.
+        num_readers: tensors that are read at the same time.
+        stage: brings a matrix near the device; runs in the reader's thread. uint16 stands for the bits of bfloat16.
+    """
+
+    window_bytes: int
+    num_readers: int
+    stage: Callable[[NDArray[Any]], Any]
+
+    @property
+    def budget_bytes(self) -> int:
+        """Decoded values in flight: one batch is computed while the next one is read."""
+        return 2 * self.window_bytes
 
 
 def choose_backend(device: str, *, full: bool, num_threads: int | None) -> ComputeSpectra:
@@ -32,6 +60,19 @@ def choose_backend(device: str, *, full: bool, num_threads: int | None) -> Compu
     from oblong.spectra.accelerator import compute_spectra_on
 
     return lambda matrices: compute_spectra_on(matrices, device=device, full=full)
+
+
+def choose_feed(device: str) -> Feed | None:
+    """How to feed a device that `choose_backend` has accepted; None for the CPU, which reads what is in memory."""
+    if device == "cpu":
+        return None
+    import torch
+
+    from oblong.scanning.staging import Stager
+
+    _, total = torch.cuda.mem_get_info(device)
+    window = min(int(total * SHARE_FOR_WINDOW), MAX_WINDOW_BYTES)
+    return Feed(window_bytes=window, num_readers=min(MAX_READERS, count_cores()), stage=Stager(device))
 
 
 def check_accelerator(device: str) -> None:

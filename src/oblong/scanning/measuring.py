@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oblong.records import Measures, ScanConfig, Status, Unit
 from oblong.scanning.devices import ComputeSpectra
 from oblong.scanning.finding import LASTING, Finding
 from oblong.scanning.streaming import LoadedBatch, LoadedJob
 from oblong.spectra import Outcome, Spectrum, compute_measures, compute_noise_floor
-
-Matrix: TypeAlias = NDArray[np.floating[Any]]
 
 
 def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: ComputeSpectra) -> list[Unit]:
@@ -26,7 +23,7 @@ def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: Compu
     finished: dict[int, Unit] = {}
     for positions in _group_by_shape(batch):
         start = time.perf_counter()
-        spectra = _compute_all([_require_values(batch[position]) for position in positions], compute_spectra)
+        spectra = _compute_all([_require_matrix(batch[position]) for position in positions], compute_spectra)
         units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
         seconds = round((time.perf_counter() - start) / len(positions), 6)
         finished |= {p: unit.model_copy(update={"seconds": seconds}) for p, unit in zip(positions, units, strict=True)}
@@ -42,7 +39,7 @@ def collect_findings(batch: Sequence[LoadedJob], units: Sequence[Unit]) -> dict[
     }
 
 
-def _compute_all(matrices: Sequence[Matrix], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
+def _compute_all(matrices: Sequence[Any], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
     """One Spectrum per matrix, whatever is in them: a matrix beyond the range of float64 must not end the scan."""
     try:
         return compute_spectra(matrices)
@@ -61,9 +58,10 @@ def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
     return list(groups.values())
 
 
-def _require_values(loaded: LoadedJob) -> Matrix:
-    assert loaded.values is not None
-    return loaded.values
+def _require_matrix(loaded: LoadedJob) -> Any:
+    matrix = loaded.values if loaded.staged is None else loaded.staged
+    assert matrix is not None
+    return matrix
 
 
 def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Unit:

@@ -11,13 +11,13 @@ from oblong.checkpoints import Checkpoint
 from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import Provenance, Scan, ScanConfig, ScanHeader, Unit
 from oblong.scanning.cache import SpectrumCache, open_cache
-from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores
+from oblong.scanning.devices import ComputeSpectra, Feed, choose_backend, choose_feed, count_cores
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
 from oblong.scanning.partial import PartialScan, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
 from oblong.scanning.spreading import list_tasks
-from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
+from oblong.scanning.streaming import BUDGET_BYTES, WINDOW_BYTES, read_ahead
 from oblong.scanning.subject import Model, open_subject
 from oblong.scanning.worklist import Batch, Job, list_batches, list_jobs, list_loads
 
@@ -94,7 +94,8 @@ def scan(
             run = ScanRun(checkpoint, jobs, on_progress)
             run.start(partial, header, fresh=fresh)
             if ray is None:
-                run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
+                found = open_cache(checkpoint, config, threads) if cache else None
+                run.measure(config, compute, found, choose_feed(device))
             else:
                 run.measure_on_ray(ray, config, num_threads=threads, use_cache=cache)
             if partial is not None:
@@ -134,15 +135,18 @@ class ScanRun:
         if not self._finished:
             partial.begin(header)
 
-    def measure(self, config: ScanConfig, compute: ComputeSpectra, cache: SpectrumCache | None) -> None:
+    def measure(
+        self, config: ScanConfig, compute: ComputeSpectra, cache: SpectrumCache | None, feed: Feed | None = None
+    ) -> None:
         """Make the units that are missing.
 
         A batch that was interrupted is computed again as a whole, so that every matrix meets the same neighbours, and
         gets the same bits, as in a scan that was never interrupted.
         """
-        batches = [batch for batch in self._list_batches() if not self.has_all(batch)]
+        window, budget = (feed.window_bytes, feed.budget_bytes) if feed else (WINDOW_BYTES, BUDGET_BYTES)
+        batches = [batch for batch in self._list_batches(window) if not self.has_all(batch)]
         num_known = 0
-        with read_ahead(self._checkpoint, batches, cache=cache) as loaded_batches:
+        with read_ahead(self._checkpoint, batches, cache=cache, budget_bytes=budget, feed=feed) as loaded_batches:
             for batch in loaded_batches:
                 units = measure_batch(batch, config, compute)
                 num_known += sum(loaded.known is not None for loaded in batch)
@@ -158,7 +162,7 @@ class ScanRun:
         request = make_request(
             self._checkpoint, config, window_bytes=WINDOW_BYTES, num_threads=num_threads, use_cache=use_cache
         )
-        tasks = list_tasks(self._list_batches(), self.has_all)
+        tasks = list_tasks(self._list_batches(WINDOW_BYTES), self.has_all)
         hosts = HostNotes(request)
         num_known = 0
         # Closed at once when whoever watches ends the scan: tasks that still wait must not run for nobody.
@@ -169,8 +173,8 @@ class ScanRun:
                 self.add(outcome.units)
         self._say_known(num_known)
 
-    def _list_batches(self) -> tuple[Batch, ...]:
-        return list_batches(list_loads(self._jobs), WINDOW_BYTES)
+    def _list_batches(self, window_bytes: int) -> tuple[Batch, ...]:
+        return list_batches(list_loads(self._jobs), window_bytes)
 
     def _say_known(self, num_known: int) -> None:
         if num_known:
