@@ -1,9 +1,9 @@
 """The same measurements on an accelerator with float64, matrices of equal shape together; imports torch when called.
 
-Gram matrices, factors and both Lanczos iterations of a whole stack run on the device, and the host waits a dozen times
-per stack. Decisions, tolerances and error bounds are those of gram_route.py, on the same seeded vectors. What few
+Gram matrices, factors and both Lanczos iterations of a whole stack run on the device, and the host waits some twenty
+times per stack. Decisions, tolerances and error bounds are those of gram_route.py, on the same seeded vectors. What few
 members need, the refinement and LAPACK's singular value decomposition, is done one by one by the CPU's own code:
-results differ by rounding only (design/050-accelerator.md).
+results differ by rounding only (design/045-accelerator.md).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def split_into_stacks(tensors: Sequence[torch.Tensor], stack_bytes: int) -> list
 def estimate_bytes(tensor: torch.Tensor) -> int:
     """Device memory that one matrix needs, apart from the panels, which are of bounded size."""
     short = min(tensor.shape)
-    float64s = NUM_GRAM_SIZED * short * short + min(MAX_LANCZOS_STEPS, short) * short
+    float64s = NUM_GRAM_SIZED * short * short + 2 * min(MAX_LANCZOS_STEPS, short) * short
     return tensor.numel() * tensor.element_size() + 8 * float64s
 
 

@@ -6,6 +6,7 @@ converged go on with the others, which changes nothing about what was taken from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ class KrylovResult:
     """What the iteration found out about one member.
 
     Attributes:
-        largest: The largest Ritz value.
+        largest: The largest Ritz value; infinite where the products overflowed.
         converged: Whether it may be taken for the largest eigenvalue, to the tolerance asked for.
         diagonal: Shape (k,), of the tridiagonal matrix.
         off_diagonal: Shape (k,); the last one is the length of the residual of the basis.
@@ -130,9 +131,11 @@ def _judge(
     broken = np.flatnonzero(coefficients[1] <= BREAKDOWN * coefficients[0])
     size = int(broken[0]) + 1 if broken.size else coefficients.shape[1]
     diagonal, off_diagonal = coefficients[:, :size].copy()
-    largest, last_component = _find_top(diagonal, off_diagonal)
-    converged = CLUSTER_SAFETY * off_diagonal[-1] * last_component / largest <= tolerance
-    if not (converged or broken.size or is_last):
+    # The inverse of a nearly singular matrix may be beyond float64: too much for the Gram route in any case.
+    is_lost = not np.isfinite(coefficients[:, :size]).all()
+    largest, last_component = (math.inf, 1.0) if is_lost else _find_top(diagonal, off_diagonal)
+    converged = not is_lost and CLUSTER_SAFETY * off_diagonal[-1] * last_component / largest <= tolerance
+    if not (converged or broken.size or is_lost or is_last):
         return None
     return KrylovResult(
         largest=largest,

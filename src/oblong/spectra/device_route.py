@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from oblong.spectra.device_lanczos import KrylovResult, compute_largest_stacked
 from oblong.spectra.device_member import DeviceFactor, DeviceMatrix, compute_stacked_gram
@@ -65,9 +65,15 @@ def measure_stack(stack: DeviceStack, *, full: bool, tolerance: float) -> list[t
         return decide_member(matrices[member], tops[member], inverses[member], full=full, tolerance=tolerance)
 
     # One BLAS thread each, so that a result does not depend on how many members are refined beside it.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(NUM_REFINERS) as pool:
+    with _find_blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(NUM_REFINERS) as pool:
         results = dict(zip(members, pool.map(decide, members), strict=True))
     return [(matrix, results.get(member)) for member, matrix in enumerate(matrices)]
+
+
+@cache
+def _find_blas() -> ThreadpoolController:
+    """Once: looking through the loaded libraries takes as long as a small stack."""
+    return ThreadpoolController()
 
 
 def decide_member(

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from oblong.checkpoints import open_checkpoint
 from oblong.errors import CorruptCheckpointError
 from oblong.records import Scan, ScanConfig, Status
-from oblong.scanning import scan, scanner
+from oblong.scanning import scan, scanner, staging
 from oblong.scanning.devices import ComputeSpectra, Feed, choose_feed
 from oblong.scanning.reading import AheadReader
 from oblong.scanning.staging import Stager, to_tensor
@@ -147,3 +148,27 @@ def test_only_the_device_sees_undecoded_values(model: Path) -> None:
 
 def test_the_cpu_is_not_fed() -> None:
     assert choose_feed("cpu") is None
+
+
+@pytest.mark.parametrize(("memory", "window"), [(8 << 30, 256 << 20), (139 << 30, 4 << 30)])
+def test_windows_depend_on_the_memory_of_the_device(memory: int, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, memory))
+    monkeypatch.setattr(staging, "Stager", lambda device: Stager("cpu"))
+    feed = choose_feed("cuda")
+    assert feed is not None
+    assert (feed.window_bytes, feed.budget_bytes) == (window, 2 * window)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("spectrum", ["extremes", "full"])
+def test_a_scan_on_a_gpu_is_that_of_the_cpu(model: Path, spectrum: str) -> None:
+    on_gpu = scan(model, device="cuda", spectrum=spectrum, cache=False)
+    compare(on_gpu, scan(model, spectrum=spectrum, cache=False))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+def test_a_matrix_is_staged_on_the_gpu() -> None:
+    values = make_weights(300, 200)
+    staged = Stager("cuda")(values)
+    assert staged.is_cuda
+    np.testing.assert_array_equal(staged.cpu().numpy(), values)

@@ -114,6 +114,17 @@ def test_the_stated_error_holds(device: str, profile: Callable[[int, float], Arr
         assert abs(ours.kappa / (truth[0] / truth[-1]) - 1) <= ours.kappa_error
 
 
+@pytest.mark.parametrize("exponent", [-80, -155, -158, -170])
+def test_an_inverse_beyond_float64_is_left_to_the_svd(exponent: int) -> None:
+    graded = MIXED["gaussian"].copy()
+    graded[:, 3] *= 10.0**exponent
+    found, neighbour = compute_spectra_on([graded, MIXED["gaussian"]], device="cpu")
+    truth = np.linalg.svd(graded, compute_uv=False)
+    assert (found.outcome, found.method, found.rank) == (Outcome.RANK_DEFICIENT, "svd", 49)
+    assert found.kappa == pytest.approx(truth[0] / truth[48], rel=tolerances.KAPPA_AGAINST_SVD)
+    check(neighbour, compute_spectrum(MIXED["gaussian"]))
+
+
 def test_neighbours_do_not_change_a_result() -> None:
     alone = [compute_spectra_on([matrix], device="cpu")[0] for matrix in MIXED.values()]
     for order in (1, -1):
