@@ -180,6 +180,9 @@ class TensorLoader:
         """Start to read a batch whose memory was granted, if several can be read at once and are probably unknown."""
         if self._reader is None or (self._cache is not None and self._expects_known):
             return
+        # Shards that come over the network are fetched and deleted in order.
+        if self._checkpoint.remote is not None:
+            return
         unread = [load for load in batch if any(job.needs_values for job in load.jobs)]
         self._hasher.begin(load.jobs[0].tensor for load in unread if load.tensor.slice_index is not None)
         self._reader.begin(unread)

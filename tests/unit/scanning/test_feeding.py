@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from oblong.scanning.devices import ComputeSpectra, Feed, choose_feed
 from oblong.scanning.reading import AheadReader
 from oblong.scanning.staging import Stager, to_tensor
 from oblong.scanning.store import PLACE_VARIABLE
-from oblong.scanning.streaming import read_ahead
+from oblong.scanning.streaming import TensorLoader, read_ahead
 from oblong.scanning.worklist import list_batches, list_jobs, list_loads
 from tests import tolerances
 from tests.checkpoint_builders import make_weights, to_bf16_bytes, write_raw, write_typed
@@ -75,6 +77,16 @@ def arrived(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(scanner, "choose_backend", choose_backend)
     monkeypatch.setattr(scanner, "choose_feed", lambda device: feed)
     return dtypes
+
+
+class NoNetwork:
+    """Stands for a place on the network that is never asked."""
+
+    def __init__(self) -> None:
+        self.on_fetch: Callable[[str], None] = lambda name: None
+
+    def stop(self) -> None:
+        """Nothing to stop."""
 
 
 def compare(ours: Scan, reference: Scan) -> None:
@@ -133,6 +145,19 @@ def test_what_was_begun_in_vain_is_given_up(model: Path) -> None:
         assert reader.load(loads[0]).values is not None
     finally:
         reader.close()
+
+
+def test_shards_from_the_network_are_read_in_order(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(AheadReader, "begin", lambda self, loads: begun.extend(loads))
+    checkpoint = open_checkpoint(model)
+    reader = AheadReader(checkpoint, 2)
+    for remote in (NoNetwork(), None):
+        source = dataclasses.replace(checkpoint, remote=remote)
+        loads = list_loads(list_jobs(source, ScanConfig()))
+        TensorLoader(source, reader=reader).begin(loads)
+        assert bool(begun) is (remote is None)
+    reader.close()
 
 
 def test_only_the_device_sees_undecoded_values(model: Path) -> None:
