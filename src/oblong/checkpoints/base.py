@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.dtypes import FORMATS, UNDECODED, StorageFormat, decode
+from oblong.checkpoints.dtypes import FORMATS, UNDECODED, decode
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
 from oblong.errors import CorruptCheckpointError
 from oblong.records import CheckpointFile, CheckpointInfo
@@ -187,7 +187,7 @@ class Checkpoint:
             digest = f"sha256:{hasher.hexdigest()}"
             return StoredTensor(values=decoded.values, digest=digest, rounding_rms=decoded.rounding_rms)
         chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
-        values = _decode_chunks(tensor, chunks, _choose_storage(tensor, keep_16_bit)) if tensor.is_decodable else None
+        values = _decode_chunks(tensor, chunks, keep_16_bit=keep_16_bit) if tensor.is_decodable else None
         if values is None:
             for _ in chunks:
                 pass
@@ -302,12 +302,11 @@ def _tee(chunks: Iterator[Bytes], consume: Callable[[Bytes], None]) -> Iterator[
         yield chunk
 
 
-def _choose_storage(tensor: TensorInfo, keep_16_bit: bool) -> StorageFormat:
-    return UNDECODED.get(tensor.dtype, FORMATS[tensor.dtype]) if keep_16_bit else FORMATS[tensor.dtype]
-
-
-def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes], storage: StorageFormat) -> Floats:
+def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes], *, keep_16_bit: bool = False) -> Floats:
     """Decode into one array of the tensor's shape, chunk by chunk."""
+    storage = FORMATS[tensor.dtype]
+    if keep_16_bit:
+        storage = UNDECODED.get(tensor.dtype, storage)
     flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
     start = 0
     for chunk in chunks:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oblong.spectra import device_stack
+
 if TYPE_CHECKING:
     import torch
 
@@ -58,8 +60,6 @@ def to_tensor(values: NDArray[Any]) -> torch.Tensor:
     """The same numbers as a tensor on the host; uint16 is read as the bits of bfloat16."""
     import torch
 
-    # torch takes neither negative strides nor read-only arrays
-    values = np.require(values, requirements=["C", "W"])
     if values.dtype == np.uint16:
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+        return device_stack.to_tensor(values.view(np.int16)).view(torch.bfloat16)
+    return device_stack.to_tensor(values)
