@@ -14,6 +14,7 @@ INTERVAL_AGAINST_FORMULA = 0.03
 
 # spectra: relative unless said otherwise
 FLOAT64 = 1e-12  # quantities that lose no more than a few bits
+FLOAT32 = 1e-5  # the same of float32
 KAPPA_BELOW_1E6 = 1e-6  # the promise for every matrix with kappa < 1e6
 KAPPA_REFINED = 1e-9  # what the Gram route achieves up to kappa 2e5
 KAPPA_AGAINST_SVD = 1e-10  # Gaussian matrices: kappa at most some thousands

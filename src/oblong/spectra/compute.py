@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oblong.spectra.gram_route import GramResult, measure_by_gram
+from oblong.spectra.mixed_route import is_promising, measure_by_mixed
 from oblong.spectra.operators import Matrix
 from oblong.spectra.rounding import combine
 from oblong.spectra.spectrum import Method, Outcome, Spectrum
@@ -17,13 +19,27 @@ from oblong.spectra.tall import TallMatrix
 
 DEFAULT_TOLERANCE: Final = 1e-7
 
+
+class Precision(StrEnum):
+    """Which arithmetic may be used; the error bound of the result is the same."""
+
+    AUTO = "auto"
+    FLOAT64 = "float64"
+
+
 SMALL: Final = 32
 """Up to this short side LAPACK's SVD is as fast as the Gram route."""
 
 LN_2: Final = math.log(2.0)
 
 
-def compute_spectrum(matrix: NDArray[Any], *, full: bool = False, tolerance: float = DEFAULT_TOLERANCE) -> Spectrum:
+def compute_spectrum(
+    matrix: NDArray[Any],
+    *,
+    full: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+    precision: Precision = Precision.AUTO,
+) -> Spectrum:
     """Measure the singular values of one matrix.
 
     kappa = s_1 / s_r and log_volume = sum ln s_i, with what goes along. kappa(2^k W) has the bits of kappa(W).
@@ -32,6 +48,7 @@ def compute_spectrum(matrix: NDArray[Any], *, full: bool = False, tolerance: flo
         matrix: Shape (m, n), both at least 1; float16, float32 or float64; any strides. Not changed.
         full: Whether to return all singular values (several times slower).
         tolerance: Relative error of kappa at which the iterations stop. Rounding may leave more: `kappa_error` says.
+        precision: Whether float32 may do the heavy part where float64 can check it (mixed_route.py).
 
     Returns:
         The Spectrum; an impossible matrix (zero, NaN) is an outcome, not an exception.
@@ -47,7 +64,12 @@ def compute_spectrum(matrix: NDArray[Any], *, full: bool = False, tolerance: flo
         return Spectrum(outcome=Outcome.NON_FINITE, shape=shape)
     if largest == 0.0:
         return Spectrum(outcome=Outcome.ZERO, shape=shape)
-    return measure(TallMatrix(matrix, largest), shape, full=full, tolerance=tolerance)
+    tall = TallMatrix(matrix, largest)
+    if precision is Precision.AUTO and not full and is_promising(tall):
+        found = measure_by_mixed(tall, tolerance=tolerance)
+        if found is not None:
+            return _from_gram(found, shape, tall.exponent, Method.MIXED)
+    return measure(tall, shape, full=full, tolerance=tolerance)
 
 
 def check_matrix(matrix: NDArray[Any]) -> tuple[int, int]:
@@ -73,20 +95,20 @@ def measure(matrix: Matrix, shape: tuple[int, int], *, full: bool, tolerance: fl
     if matrix.num_columns > SMALL:
         found = measure_by_gram(matrix, full=full, tolerance=tolerance)
         if found is not None:
-            return _from_gram(found, shape, matrix.exponent)
+            return _from_gram(found, shape, matrix.exponent, Method.GRAM)
     decomposed = measure_by_svd(matrix.to_array())
     if decomposed is None:
         return Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
     return _from_svd(decomposed, shape, matrix.exponent)
 
 
-def _from_gram(found: GramResult, shape: tuple[int, int], exponent: int) -> Spectrum:
+def _from_gram(found: GramResult, shape: tuple[int, int], exponent: int, method: Method) -> Spectrum:
     rank = min(shape)
     kappa = found.sigma_max / found.sigma_min
     return Spectrum(
         outcome=Outcome.OK,
         shape=shape,
-        method=Method.GRAM,
+        method=method,
         rank=rank,
         sigma_max=math.ldexp(found.sigma_max, exponent),
         sigma_min=math.ldexp(found.sigma_min, exponent),

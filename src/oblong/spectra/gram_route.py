@@ -13,13 +13,18 @@ from typing import Final
 
 import numpy as np
 
-from oblong.spectra.lanczos import CLUSTER_SAFETY, RitzPairs, compute_largest
+from oblong.spectra.convergence import CLUSTER_SAFETY
+from oblong.spectra.lanczos import RitzPairs, compute_largest
 from oblong.spectra.operators import Factor, Gram, Matrix
-from oblong.spectra.refinement import LowestTriplets, correct_log_volume, refine_lowest
+from oblong.spectra.refinement import LowestTriplets, correct_log_volume, refine_lowest, smooth
 from oblong.spectra.rounding import bound_gram_error, bound_product_error, combine
 from oblong.spectra.spectrum import FloatArray
 
 MAX_LANCZOS_STEPS: Final = 400
+MARGIN: Final = 1e-3
+"""Share of the tolerance at which a float64 iteration stops: a few steps more, and kappa is as good as its rounding,
+the same for c W as for W."""
+
 NUM_REFINED: Final = 6
 
 NEARLY_INVARIANT: Final = 1e-2
@@ -95,7 +100,14 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
     factor = gram.factorise()
     if factor is None:
         return None
-    top = compute_largest(gram.multiply_vector, matrix.num_columns, tolerance=tolerance, max_steps=MAX_LANCZOS_STEPS)
+    top = compute_largest(
+        gram.multiply_vector,
+        matrix.num_columns,
+        tolerance=MARGIN * tolerance,
+        max_steps=MAX_LANCZOS_STEPS,
+    )
+    if top is None:
+        return None
     scale = Scale(
         num_rows=matrix.num_rows,
         num_columns=matrix.num_columns,
@@ -125,10 +137,12 @@ def find_lowest(matrix: Matrix, factor: Factor, scale: Scale, *, tolerance: floa
     inverse = compute_largest(
         factor.solve_vector,
         matrix.num_columns,
-        tolerance=tolerance,
+        tolerance=MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
         num_pairs=NUM_REFINED,
     )
+    if inverse is None:
+        return None
     rounding = scale.gram_error * float(inverse.values[0])
     if rounding > GRAM_LIMIT:
         return None
@@ -146,10 +160,12 @@ def find_lowest(matrix: Matrix, factor: Factor, scale: Scale, *, tolerance: floa
 
 def refine(matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, tolerance: float) -> Lowest | None:
     """The lowest values from A itself; None if the refinement stalls above what rounding explains."""
-    start = inverse.vectors[:, inverse.residuals <= NEARLY_INVARIANT * inverse.values]
-    if start.shape[1] == 0:
+    useful = inverse.residuals <= NEARLY_INVARIANT * inverse.values
+    if not useful[0]:
         return None
-    triplets = refine_lowest(matrix, factor, start, tolerance=tolerance / 2)
+    useful[:2] = True  # the second tells how far away it is
+    basis = smooth(factor, inverse.vectors[:, useful])
+    triplets = refine_lowest(matrix, factor, basis, tolerance=MARGIN * tolerance)
     rounding = scale.product_error / float(triplets.values[0])
     if triplets.relative_error > max(tolerance, CLUSTER_SAFETY * rounding):
         return None

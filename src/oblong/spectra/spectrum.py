@@ -26,6 +26,7 @@ class Method(StrEnum):
     """Which route gave the numbers."""
 
     GRAM = "gram"
+    MIXED = "mixed"
     SVD = "svd"
 
 

@@ -178,11 +178,17 @@ def test_subnormal_numbers_are_measured() -> None:
     assert require(spectrum.kappa) == pytest.approx(require(reference.kappa), rel=tolerances.FLOAT64)
 
 
+def cut_into_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make panels of a few rows, square ones for the Gram matrix."""
+    monkeypatch.setattr(tall_module, "GRAM_ELEMENTS", 1)
+    monkeypatch.setattr(tall_module, "PRODUCT_ELEMENTS", 200)
+
+
 @pytest.mark.parametrize("shape", [(500, 40), (40, 500), (70, 70)], ids=str)
 def test_panels_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
     matrix = gaussian(*shape)
     whole = compute_spectrum(matrix, full=True)
-    monkeypatch.setattr(tall_module, "PANEL_ELEMENTS", 1)  # panels become square
+    cut_into_panels(monkeypatch)
     panels = compute_spectrum(matrix, full=True)
     assert require(panels.kappa) == pytest.approx(require(whole.kappa), rel=tolerances.FLOAT64)
     assert whole.singular_values is not None
@@ -192,7 +198,7 @@ def test_panels_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, shape
 
 def test_ill_conditioned_panels_are_refined(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix, exact = make_exact(512, 64, PROFILES["one small"](64, 2e5) * 1024)
-    monkeypatch.setattr(tall_module, "PANEL_ELEMENTS", 1)
+    cut_into_panels(monkeypatch)
     spectrum = compute_spectrum(matrix)
     assert spectrum.method is Method.GRAM
     assert require(spectrum.kappa) == pytest.approx(exact[0] / exact[-1], rel=tolerances.KAPPA_REFINED)
