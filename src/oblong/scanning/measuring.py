@@ -12,7 +12,7 @@ from oblong.records import Measures, ScanConfig, Status, Unit
 from oblong.scanning.devices import ComputeSpectra
 from oblong.scanning.finding import LASTING, Finding
 from oblong.scanning.streaming import LoadedBatch, LoadedJob
-from oblong.spectra import Outcome, Spectrum, compute_measures, compute_noise_floor
+from oblong.spectra import Spectrum, compute_measures, compute_noise_floor
 
 
 def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: ComputeSpectra) -> list[Unit]:
@@ -23,7 +23,7 @@ def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: Compu
     finished: dict[int, Unit] = {}
     for positions in _group_by_shape(batch):
         start = time.perf_counter()
-        spectra = _compute_all([_require_matrix(batch[position]) for position in positions], compute_spectra)
+        spectra = compute_spectra([_require_matrix(batch[position]) for position in positions])
         units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
         seconds = round((time.perf_counter() - start) / len(positions), 6)
         finished |= {p: unit.model_copy(update={"seconds": seconds}) for p, unit in zip(positions, units, strict=True)}
@@ -37,17 +37,6 @@ def collect_findings(batch: Sequence[LoadedJob], units: Sequence[Unit]) -> dict[
         for loaded, unit in zip(batch, units, strict=True)
         if loaded.key is not None and loaded.known is None and unit.status in LASTING
     }
-
-
-def _compute_all(matrices: Sequence[Any], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
-    """One Spectrum per matrix, whatever is in them: a matrix beyond the range of float64 must not end the scan."""
-    try:
-        return compute_spectra(matrices)
-    except OverflowError:
-        if len(matrices) > 1:
-            return [spectrum for matrix in matrices for spectrum in _compute_all([matrix], compute_spectra)]
-        rows, columns = matrices[0].shape
-        return [Spectrum(outcome=Outcome.NOT_CONVERGED, shape=(rows, columns))]
 
 
 def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:

@@ -16,15 +16,15 @@ from oblong.errors import OperationalError, UserError
 from oblong.spectra.compute import (
     DEFAULT_TOLERANCE,
     SMALL,
-    _from_gram,
-    _from_svd,
     check_matrix,
     compute_spectrum,
+    from_gram,
+    from_svd,
 )
 from oblong.spectra.device_route import measure_stack
 from oblong.spectra.device_stack import AnyMatrix, DeviceStack, find_largest, gather, to_tensor
 from oblong.spectra.gram_route import MAX_LANCZOS_STEPS
-from oblong.spectra.spectrum import Outcome, Spectrum
+from oblong.spectra.spectrum import Method, Outcome, Spectrum
 from oblong.spectra.svd_route import measure_by_svd
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def compute_spectra_on(
         UserError: The device has no float64 (mps).
         OperationalError: The device's memory does not suffice for one matrix.
         ValueError: See `compute_spectrum`.
-        OverflowError: A singular value is beyond float64.
     """
     if device.partition(":")[0] == "mps":
         raise UserError("Apple's mps has no float64, which condition numbers need: choose --device cpu")
@@ -169,13 +168,13 @@ def _measure_regular(stack: DeviceStack, shape: tuple[int, int], *, full: bool, 
     spectra: list[Spectrum] = []
     for matrix, found in measure_stack(stack, full=full, tolerance=tolerance):
         if found is not None:
-            spectra.append(_from_gram(found, shape, matrix.exponent))
+            spectra.append(from_gram(found, shape, matrix.exponent, Method.GRAM))
             continue
         decomposed = measure_by_svd(matrix.to_array())
         spectra.append(
             Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
             if decomposed is None
-            else _from_svd(decomposed, shape, matrix.exponent)
+            else from_svd(decomposed, shape, matrix.exponent)
         )
     return spectra
 
