@@ -34,9 +34,9 @@ class StackedFactor:
         """L^-1, shape (b, p, p), lower triangular."""
         return invert_lower(self.lower)
 
-    def solve_vectors(self, vectors: torch.Tensor) -> torch.Tensor:
-        """G^-1 v for each member; (b, p, 1)."""
-        return self.inverse.mT @ (self.inverse @ vectors)
+    def solve(self, blocks: torch.Tensor) -> torch.Tensor:
+        """G^-1 B for each member; (b, p, k)."""
+        return self.inverse.mT @ (self.inverse @ blocks)
 
     def compute_log_volumes(self) -> torch.Tensor:
         """Sums of the logarithms of the diagonals, shape (b,)."""

@@ -1,20 +1,29 @@
-"""Lanczos for a whole stack of operators at once, on the device; the same iteration, start and test as lanczos.py.
+"""Lanczos for a whole stack of operators at once, on the device; the same starts, limits and test as lanczos.py.
 
-Only the tridiagonal coefficients come to the host, at the checks: two numbers per member and step. Members that have
-converged go on with the others, which changes nothing about what was taken from them.
+Two products at a time, one for each start, so that the matrices are read once for both. Only the band of the projected
+matrix comes to the host, at the checks: four numbers per member and product. Members that have converged go on with
+the others, which changes nothing about what was taken from them.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
-from oblong.spectra.lanczos import BREAKDOWN, CHECK_GROWTH, CLUSTER_SAFETY, FIRST_CHECK, START_SEED, RitzPairs
+from oblong.spectra.lanczos import (
+    BREAKDOWN,
+    CHECK_GROWTH,
+    FIRST_CHECK,
+    NUM_STARTS,
+    RitzEstimate,
+    RitzPairs,
+    draw_starts,
+    estimate_largest,
+)
 from oblong.spectra.spectrum import FloatArray
 
 if TYPE_CHECKING:
@@ -24,147 +33,159 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KrylovResult:
-    """What the iteration found out about one member.
+class Verdict:
+    """What was found out about one member when it ended.
 
     Attributes:
-        largest: The largest Ritz value; infinite where the products overflowed.
-        converged: Whether it may be taken for the largest eigenvalue, to the tolerance asked for.
-        diagonal: Shape (k,), of the tridiagonal matrix.
-        off_diagonal: Shape (k,); the last one is the length of the residual of the basis.
-        basis: Shape (k, p), orthonormal rows, on the device.
+        estimate: Its largest Ritz values.
+        error: Bound on the relative error of the first one.
+        places: Shape (n,), those of its basis vectors among the vectors of the stack.
     """
 
-    largest: float
-    converged: bool
-    diagonal: FloatArray
-    off_diagonal: FloatArray
-    basis: torch.Tensor
-
-    def extract(self, num_pairs: int) -> RitzPairs:
-        """The pairs of `lanczos.compute_largest`; the vectors are made here, for few members need them."""
-        values, vectors = eigh_tridiagonal(self.diagonal, self.off_diagonal[:-1], check_finite=False)
-        wanted = slice(None, -num_pairs - 1, -1)
-        return RitzPairs(
-            values=values[wanted],
-            vectors=_combine(self.basis, vectors[:, wanted]),
-            residuals=self.off_diagonal[-1] * np.abs(vectors[-1, wanted]),
-            converged=self.converged,
-        )
+    estimate: RitzEstimate
+    error: float
+    places: list[int]
 
 
 class StackedBasis:
-    """For every member, an orthonormal basis of span{b, A b, A^2 b, ...}, in which A is tridiagonal."""
+    """For every member, the basis of `lanczos.KrylovBasis`, made by steps of NUM_STARTS products.
+
+    All members have the same number of places for vectors. A direction that is exhausted leaves a zero vector in its
+    place: its products and overlaps are zero, and so is whatever follows from it.
+
+    Args:
+        operator: Maps (b, p, k) to a new (b, p, k), each member by its own A.
+        like: Shape (b, p, p), float64: sizes and device.
+        max_steps: Steps at most.
+    """
 
     def __init__(self, operator: StackOperator, like: torch.Tensor, max_steps: int) -> None:
         num_members, dimension = like.shape[0], like.shape[-1]
         self._operator = operator
-        self._vectors = like.new_empty((num_members, max_steps, dimension))
-        # Diagonal and off-diagonal in one tensor, fetched together.
-        self._coefficients = like.new_empty((num_members, 2, max_steps))
-        self._next = _make_start(like, dimension).expand(num_members, dimension, 1)
-        self.size = 0
+        self._rounding = BREAKDOWN * float(np.finfo(np.float64).eps)
+        self._vectors = like.new_empty((num_members, NUM_STARTS * (max_steps + 1), dimension))
+        # Of each step's columns, the rows from the diagonal block down; the rest is zero or known by symmetry.
+        self._band = like.new_zeros((num_members, max_steps, 2 * NUM_STARTS, NUM_STARTS))
+        self.num_steps = 0
+        starts = np.linalg.qr(draw_starts(dimension).T)[0].T
+        self._vectors[:, :NUM_STARTS] = like.new_tensor(starts)
 
     def extend(self) -> None:
-        """Multiply once by A, and orthogonalise twice, as `lanczos.KrylovBasis` does."""
-        step, self.size = self.size, self.size + 1
-        self._vectors[:, step] = self._next[:, :, 0]
-        known = self._vectors[:, : self.size]
-        vector = self._operator(self._next)
-        overlaps = known @ vector
-        vector = vector.baddbmm(known.mT, overlaps, alpha=-1.0)
-        corrections = known @ vector
-        vector = vector.baddbmm(known.mT, corrections, alpha=-1.0)
-        length = vector.norm(dim=1)
-        self._coefficients[:, 0, step] = overlaps[:, step, 0] + corrections[:, step, 0]
-        self._coefficients[:, 1, step] = length[:, 0]
-        # After a breakdown this is noise or NaN; the member's own coefficients tell, and it is cut off before.
-        self._next = vector / length[:, :, None]
+        """Multiply the newest vectors by A; what is new in the products become the next ones."""
+        step, first = self.num_steps, NUM_STARTS * self.num_steps
+        self.num_steps += 1
+        products = self._operator(self._vectors[:, first : first + NUM_STARTS].mT)
+        for column in range(NUM_STARTS):
+            known = first + NUM_STARTS + column
+            rest, overlaps = self._orthogonalise(products[:, :, column, None], known)
+            length = rest.norm(dim=1, keepdim=True)
+            scale = overlaps.norm(dim=1, keepdim=True)
+            is_new = length > self._rounding * scale
+            self._vectors[:, known] = (rest / length).where(is_new, 0.0)[:, :, 0]
+            self._band[:, step, : NUM_STARTS + column, column] = overlaps[:, first:, 0]
+            # NaN if the scale overflowed, for then nothing would ever be new.
+            self._band[:, step, NUM_STARTS + column, column] = (length.where(is_new, 0.0) + 0.0 * scale)[:, 0, 0]
 
     def fetch(self) -> FloatArray:
-        """The coefficients so far, shape (b, 2, size): the one synchronisation of a check."""
-        found: FloatArray = self._coefficients[:, :, : self.size].cpu().numpy()
+        """The bands so far, shape (b, num_steps, 2 NUM_STARTS, NUM_STARTS): the one synchronisation of a check."""
+        found: FloatArray = self._band[:, : self.num_steps].cpu().numpy()
         return found
 
-    def take(self, member: int, size: int) -> torch.Tensor:
-        """The first `size` vectors of a member."""
-        return self._vectors[member, :size]
+    def combine(self, member: int, verdict: Verdict, num_pairs: int) -> torch.Tensor:
+        """The first Ritz vectors of a member, shape (num_pairs, p); zero where it has fewer."""
+        coordinates = np.zeros((num_pairs, verdict.places[-1] + 1))
+        found = verdict.estimate.coordinates[:, :num_pairs].T
+        coordinates[: found.shape[0], verdict.places] = found
+        return self._vectors.new_tensor(coordinates) @ self._vectors[member, : coordinates.shape[1]]
+
+    def _orthogonalise(self, vector: torch.Tensor, num_known: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part of (b, p, 1) vectors outside the bases, and their overlaps (b, num_known, 1); twice, as there."""
+        known = self._vectors[:, :num_known]
+        overlaps = known @ vector
+        rest = vector.baddbmm(known.mT, overlaps, alpha=-1.0)
+        corrections = known @ rest
+        return rest.baddbmm(known.mT, corrections, alpha=-1.0), overlaps + corrections
 
 
 def compute_largest_stacked(
-    operator: StackOperator, like: torch.Tensor, members: Sequence[int], *, tolerance: float, max_steps: int
-) -> dict[int, KrylovResult]:
-    """The largest eigenvalue of every member of a stack of operators.
+    operator: StackOperator,
+    like: torch.Tensor,
+    members: Sequence[int],
+    *,
+    pool: Executor,
+    tolerance: float,
+    max_steps: int,
+    num_pairs: int = 1,
+) -> dict[int, RitzPairs | None]:
+    """The largest eigenvalues of every member of a stack of operators.
 
     Args:
-        operator: Maps (b, p, 1) to a new (b, p, 1), each member by its own symmetric positive definite A.
-        like: Shape (b, p, p), float64: sizes and device.
+        operator: Maps (b, p, k) to a new (b, p, k), each member by its own symmetric positive definite A.
+        like: Shape (b, p, p), float64, p >= NUM_STARTS: sizes and device.
         members: Indices of those that are wanted; the others may hold anything, NaN included.
+        pool: Judges several members at a time.
         tolerance: See `lanczos.compute_largest`.
-        max_steps: See `lanczos.compute_largest`.
+        max_steps: Products per member at most; one more if it is odd.
+        num_pairs: See `lanczos.compute_largest`.
 
     Returns:
-        A result for each wanted member.
+        What `lanczos.compute_largest` returns, for each wanted member.
     """
-    max_steps = min(max_steps, like.shape[-1])
+    max_steps = -(-min(max_steps, like.shape[-1]) // NUM_STARTS)
     basis = StackedBasis(operator, like, max_steps)
-    finished: dict[int, KrylovResult] = {}
+    finished: dict[int, Verdict | None] = {}
     next_check = FIRST_CHECK
     while len(finished) < len(members):
         basis.extend()
-        is_last = basis.size == max_steps
-        if not is_last and basis.size < next_check:
-            continue
-        next_check = int(next_check * CHECK_GROWTH) + 1
-        coefficients = basis.fetch()
-        for member in members:
-            if member not in finished:
-                found = _judge(basis, member, coefficients[member], tolerance=tolerance, is_last=is_last)
-                finished |= {member: found} if found else {}
-    return finished
+        is_last = basis.num_steps == max_steps
+        if is_last or NUM_STARTS * basis.num_steps >= next_check:
+            bands = basis.fetch()
+            waiting = [member for member in members if member not in finished]
+            verdicts = zip(waiting, pool.map(judge, bands[waiting]), strict=True)
+            finished |= {m: v for m, v in verdicts if is_last or v is None or v.error <= tolerance}
+            next_check = int(next_check * CHECK_GROWTH) + 1
+    found = dict(_collect(basis, finished, num_pairs, tolerance))
+    return {member: found[member] for member in members}
 
 
-def _judge(
-    basis: StackedBasis, member: int, coefficients: FloatArray, *, tolerance: float, is_last: bool
-) -> KrylovResult | None:
-    """The result of a member; None while it has to go on."""
-    broken = np.flatnonzero(coefficients[1] <= BREAKDOWN * coefficients[0])
-    size = int(broken[0]) + 1 if broken.size else coefficients.shape[1]
-    diagonal, off_diagonal = coefficients[:, :size].copy()
-    # The inverse of a nearly singular matrix may be beyond float64: too much for the Gram route in any case.
-    is_lost = not np.isfinite(coefficients[:, :size]).all()
-    largest, last_component = (math.inf, 1.0) if is_lost else _find_top(diagonal, off_diagonal)
-    converged = not is_lost and CLUSTER_SAFETY * off_diagonal[-1] * last_component / largest <= tolerance
-    if not (converged or broken.size or is_lost or is_last):
+def judge(band: FloatArray) -> Verdict | None:
+    """What the band of one member, (steps, 2 NUM_STARTS, NUM_STARTS), says; None if a product overflowed."""
+    if not np.isfinite(band).all():
         return None
-    return KrylovResult(
-        largest=largest,
-        converged=bool(converged),
-        diagonal=diagonal,
-        off_diagonal=off_diagonal,
-        basis=basis.take(member, size),
-    )
+    num_steps = band.shape[0]
+    projection = np.zeros((NUM_STARTS * (num_steps + 1), NUM_STARTS * num_steps))
+    for step, columns in enumerate(band):
+        first = NUM_STARTS * step
+        projection[first : first + 2 * NUM_STARTS, first : first + NUM_STARTS] = columns
+    # The length of what was new; the starts always are.
+    lengths = np.diagonal(projection, -NUM_STARTS)
+    is_used = np.append(np.ones(NUM_STARTS, dtype=bool), lengths > 0.0)
+    places = np.flatnonzero(is_used[: projection.shape[1]])
+    estimate = estimate_largest(projection[is_used][:, places])
+    return Verdict(estimate=estimate, error=estimate.error, places=places.tolist())
 
 
-def _find_top(diagonal: FloatArray, off_diagonal: FloatArray) -> tuple[float, float]:
-    """The largest Ritz value, and the size of the last component of its vector."""
-    top = diagonal.size - 1
-    values, vectors = eigh_tridiagonal(
-        diagonal, off_diagonal[:-1], select="i", select_range=(top, top), check_finite=False
-    )
-    return float(values[0]), float(abs(vectors[-1, 0]))
-
-
-def _make_start(like: torch.Tensor, dimension: int) -> torch.Tensor:
+def _collect(
+    basis: StackedBasis, finished: dict[int, Verdict | None], num_pairs: int, tolerance: float
+) -> Iterable[tuple[int, RitzPairs | None]]:
+    """Yield each member with its pairs; the vectors of all are fetched together."""
     import torch
 
-    start = np.random.default_rng(START_SEED).standard_normal(dimension)
-    return torch.from_numpy(start / np.linalg.norm(start)).to(like.device)[None, :, None]
-
-
-def _combine(basis: torch.Tensor, coordinates: FloatArray) -> FloatArray:
-    import torch
-
-    weights = torch.from_numpy(np.ascontiguousarray(coordinates)).to(basis.device)
-    combined: FloatArray = (basis.mT @ weights).cpu().numpy()
-    return combined
+    ended = {member: verdict for member, verdict in finished.items() if verdict is not None}
+    yield from ((member, None) for member in finished.keys() - ended.keys())
+    if not ended:
+        return
+    combined = [basis.combine(member, verdict, num_pairs) for member, verdict in ended.items()]
+    vectors: FloatArray = torch.stack(combined).cpu().numpy()
+    for (member, verdict), rows in zip(ended.items(), vectors, strict=True):
+        values = verdict.estimate.values[:num_pairs]
+        yield (
+            member,
+            RitzPairs(
+                values=values,
+                vectors=rows[: values.size].T,
+                residuals=verdict.estimate.residuals[:num_pairs],
+                error=verdict.error,
+                converged=verdict.error <= tolerance,
+            ),
+        )

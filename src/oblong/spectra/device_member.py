@@ -13,6 +13,7 @@ import numpy as np
 
 from oblong.spectra.device_factor import StackedFactor, factorise
 from oblong.spectra.device_stack import DeviceStack
+from oblong.spectra.operators import Reading
 from oblong.spectra.spectrum import FloatArray
 
 if TYPE_CHECKING:
@@ -79,19 +80,23 @@ class DeviceMatrix:
         """A^T A."""
         return DeviceGram(self._gram, self._member)
 
-    def multiply(self, block: FloatArray) -> FloatArray:
-        """A B."""
-        return np.concatenate([fetch(panel @ send(block, panel)) for panel in self._panels()])
+    def multiply_twice(self, block: FloatArray, also: FloatArray | None = None) -> Reading:
+        """A B, A^T A B and A C, reading A once; both are fetched at the end."""
+        import torch
 
-    def multiply_transposed(self, block: FloatArray) -> FloatArray:
-        """A^T B."""
-        start = 0
-        result = self._gram.values.new_zeros((self.num_columns, block.shape[1]))
+        width = block.shape[1]
+        blocks = send(block if also is None else np.hstack([block, also]), self._gram.values)
+        products, normal = [], blocks.new_zeros((self.num_columns, width))
         for panel in self._panels():
-            stop = start + panel.shape[0]
-            result.addmm_(panel.mT, send(block[start:stop], panel))
-            start = stop
-        return fetch(result)
+            products.append(panel @ blocks)
+            normal.addmm_(panel.mT, products[-1][:, :width])
+        product = fetch(torch.cat(products))
+        return Reading(
+            product=product[:, :width],
+            normal=fetch(normal),
+            also=product[:, width:],
+            sum_of_squares=float(self._gram.traces[self._member]),
+        )
 
     def to_array(self) -> FloatArray:
         """A as a numpy array."""

@@ -10,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from oblong.errors import OperationalError
-from oblong.spectra import Outcome, Spectrum, compute_spectrum, device_factor, device_route, device_stack, gram_route
+from oblong.spectra import Outcome, Spectrum, compute_spectrum, device_factor, device_stack, gram_route
 from oblong.spectra import accelerator as accelerator_module
 from oblong.spectra.accelerator import compute_spectra_on, estimate_bytes, split_into_stacks
 from oblong.spectra.device_factor import factorise, invert_lower
+from oblong.spectra.device_member import DeviceMatrix, compute_stacked_gram
+from oblong.spectra.device_stack import DeviceStack
+from oblong.spectra.tall import TallMatrix
 from tests import tolerances
 from tests.matrix_oracles import PROFILES, make_exact, make_prescribed
 
@@ -87,7 +90,7 @@ def test_the_mixture_has_a_member_that_is_refined(monkeypatch: pytest.MonkeyPatc
         refined.append(1)
         return refine(matrix, *others, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(device_route, "refine", spy)
+    monkeypatch.setattr(gram_route, "refine", spy)
     found = compute_spectra_on([MIXED["gaussian"], MIXED["to be refined"]], device="cpu")
     assert len(refined) == 1
     assert found[1].method == "gram"
@@ -114,7 +117,7 @@ def test_the_stated_error_holds(device: str, profile: Callable[[int, float], Arr
         assert abs(ours.kappa / (truth[0] / truth[-1]) - 1) <= ours.kappa_error
 
 
-@pytest.mark.parametrize("exponent", [-80, -155, -158, -170])
+@pytest.mark.parametrize("exponent", [-80, -155, -158, -160, -170])
 def test_an_inverse_beyond_float64_is_left_to_the_svd(exponent: int) -> None:
     graded = MIXED["gaussian"].copy()
     graded[:, 3] *= 10.0**exponent
@@ -165,9 +168,27 @@ def test_matrices_are_not_changed() -> None:
     assert torch.equal(tensors[0], kept)
 
 
-def test_beyond_the_range_of_float64_is_an_overflow() -> None:
-    with pytest.raises(OverflowError):
-        compute_spectra_on([MIXED["gaussian"], np.full((80, 50), 1.7e308)], device="cpu")
+@pytest.mark.parametrize("full", [False, True])
+def test_beyond_the_range_of_float64_is_an_outcome(full: bool) -> None:
+    found, neighbour = compute_spectra_on([np.full((80, 50), 1.7e308), MIXED["gaussian"]], device="cpu", full=full)
+    assert found.outcome is Outcome.NOT_CONVERGED
+    check(neighbour, compute_spectrum(MIXED["gaussian"], full=full))
+
+
+def test_products_of_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_stack, "PANEL_ELEMENTS", 1)
+    monkeypatch.setattr(device_stack, "SMALLEST_BLOCK", 7)
+    matrix = np.ldexp(MIXED["gaussian"], 3)
+    stack = DeviceStack(torch.from_numpy(matrix.copy())[None], [float(np.abs(matrix).max())])
+    ours = DeviceMatrix(stack, compute_stacked_gram(stack, full=False), 0)
+    reference = TallMatrix(matrix, float(np.abs(matrix).max()))
+    block, also = np.random.default_rng(0).standard_normal((2, 50, 3))
+    for others in (None, also):
+        found, expected = ours.multiply_twice(block, others), reference.multiply_twice(block, others)
+        for name in ("product", "normal", "also", "sum_of_squares"):
+            np.testing.assert_allclose(
+                getattr(found, name), getattr(expected, name), rtol=tolerances.FLOAT64, atol=1e-10
+            )
 
 
 @pytest.mark.parametrize("matrix", [np.ones(3), np.ones((3, 3), dtype=int), np.ones((0, 3)), torch.ones(3)])
