@@ -57,7 +57,7 @@ STATUS_EXPLANATIONS: Final[Mapping[Status, str]] = {
     Status.NOT_FLOAT: "holds integers or booleans, not weights",
     Status.EXCLUDED: "left out by --include or --exclude",
     Status.TIED: "shares its storage with another tensor, which is measured instead",
-    Status.NOT_CONVERGED: "the singular value decomposition did not converge",
+    Status.NOT_CONVERGED: "no singular value decomposition converged, or the Frobenius norm is beyond float64",
 }
 
 

@@ -7,7 +7,7 @@ the others, which changes nothing about what was taken from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ def judge(band: FloatArray) -> Verdict | None:
 
 def _collect(
     basis: StackedBasis, finished: dict[int, Verdict | None], num_pairs: int, tolerance: float
-) -> Iterable[tuple[int, RitzPairs | None]]:
+) -> Iterator[tuple[int, RitzPairs | None]]:
     """Yield each member with its pairs; the vectors of all are fetched together."""
     import torch
 
