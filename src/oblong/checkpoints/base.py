@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.dtypes import FORMATS, decode_into
+from oblong.checkpoints.dtypes import FORMATS, UNDECODED, decode_into
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
 from oblong.checkpoints.stored_rows import StoredRows, stamp_file
 from oblong.errors import CorruptCheckpointError
@@ -204,7 +204,7 @@ class Checkpoint:
         """The model's configuration."""
         return self.source.config
 
-    def load(self, tensor: TensorInfo, *, with_digest: bool = True) -> StoredTensor:
+    def load(self, tensor: TensorInfo, *, with_digest: bool = True, keep_16_bit: bool = False) -> StoredTensor:
         """Read one tensor once: its values and the SHA-256 of its stored bytes.
 
         Peak memory is the values plus a chunk: the stored bytes never exist as a whole.
@@ -212,6 +212,7 @@ class Checkpoint:
         Args:
             tensor: one of `tensors`, or a slice of one.
             with_digest: whether to hash; the digest is `sha256:` if not.
+            keep_16_bit: whether F16 values stay float16, and BF16 ones their bits in uint16, for a device to decode.
 
         Raises:
             CorruptCheckpointError: the file ends early or cannot be read.
@@ -219,15 +220,15 @@ class Checkpoint:
         hasher: Hasher = hashlib.sha256() if with_digest else NoHasher()
         # Stored bytes may be any: what overflows becomes an infinity, which is a status of the unit.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._load(tensor, hasher)
+            return self._load(tensor, hasher, keep_16_bit=keep_16_bit)
 
-    def _load(self, tensor: TensorInfo, hasher: Hasher) -> StoredTensor:
+    def _load(self, tensor: TensorInfo, hasher: Hasher, *, keep_16_bit: bool) -> StoredTensor:
         if tensor.packing is not None:
             decoded = tensor.packing.decode(self._make_tee(hasher), tensor.shape)
             digest = f"sha256:{hasher.hexdigest()}"
             return StoredTensor(values=decoded.values, digest=digest, rounding_rms=decoded.rounding_rms)
         chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
-        values = _decode_chunks(tensor, chunks) if tensor.is_decodable else None
+        values = _decode_chunks(tensor, chunks, keep_16_bit=keep_16_bit) if tensor.is_decodable else None
         if values is None:
             for _ in chunks:
                 pass
@@ -403,9 +404,11 @@ def _tee(chunks: Iterator[Bytes], consume: Callable[[Bytes], None]) -> Iterator[
         yield chunk
 
 
-def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes]) -> Floats:
+def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes], *, keep_16_bit: bool = False) -> Floats:
     """Decode into one array of the tensor's shape, chunk by chunk."""
     storage = FORMATS[tensor.dtype]
+    if keep_16_bit:
+        storage = UNDECODED.get(tensor.dtype, storage)
     flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
     start = 0
     for chunk in chunks:

@@ -20,7 +20,7 @@ class StorageFormat:
     block_values: int
     block_bytes: int
     decoder: Decoder
-    decoded: type[np.floating[Any]] = np.float32
+    decoded: type[np.floating[Any] | np.uint16] = np.float32
 
 
 def decode(stored: NDArray[np.uint8], storage: StorageFormat) -> NDArray[np.floating[Any]]:
@@ -136,3 +136,11 @@ FORMATS: Final[Mapping[str, StorageFormat]] = {storage.name: storage for storage
     name: StorageFormat(name=name, block_values=values, block_bytes=size, decoder=_make_ggml_decoder(name))
     for name, (values, size) in _GGML_BLOCKS.items()
 }
+
+
+def _keep(name: str, kept: type[np.float16] | type[np.uint16]) -> StorageFormat:
+    return StorageFormat(name=name, block_values=1, block_bytes=2, decoder=lambda x: x.view(kept), decoded=kept)
+
+
+# What an accelerator decodes faster than the host, as it is stored: numpy has no bfloat16, so its bits are integers.
+UNDECODED: Final[Mapping[str, StorageFormat]] = {"F16": _keep("F16", np.float16), "BF16": _keep("BF16", np.uint16)}

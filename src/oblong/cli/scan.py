@@ -25,6 +25,7 @@ EXIT_INTERRUPTED: Final = 130
 SECONDS_BETWEEN_LINES: Final = 10.0
 
 Spectrum = Literal["extremes", "full"]
+Precision = Literal["auto", "float64"]
 
 
 def scan(
@@ -48,6 +49,13 @@ def scan(
             "every singular value in OUTPUT.spectra."
         ),
     ] = "extremes",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="auto computes large matrices in float32 where float64 can check the result; float64 never does. "
+            "The error bound is the same."
+        ),
+    ] = "auto",
     heads: Annotated[bool, typer.Option("--heads", help="Also measure every head of q, k, v and o.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads on the CPU; default: all cores.")] = None,
     stream: Annotated[
@@ -91,6 +99,7 @@ def scan(
                 exclude=exclude,
                 device=device,
                 spectrum=spectrum,
+                precision=precision,
                 fresh=fresh,
                 force=force,
                 on_progress=bar.update,

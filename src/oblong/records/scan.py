@@ -62,7 +62,7 @@ STATUS_EXPLANATIONS: Final[Mapping[Status, str]] = {
     Status.NOT_FLOAT: "holds integers or booleans, not weights",
     Status.EXCLUDED: "left out by --include or --exclude",
     Status.TIED: "shares its storage with another tensor, which is measured instead",
-    Status.NOT_CONVERGED: "the singular value decomposition did not converge",
+    Status.NOT_CONVERGED: "no singular value decomposition converged, or the Frobenius norm is beyond float64",
 }
 
 
@@ -97,7 +97,7 @@ class Measures(Part):
     resolved: bool = Field(description="whether s_r stands above the noise floor")
     kappa_low: float = Field(description="smallest kappa of the unrounded weights that the stored ones allow")
     kappa_high: float | None = Field(description="largest such kappa; null when s_r may have been zero")
-    method: str = Field(description="gram, or svd where the Gram route could not be trusted")
+    method: str = Field(description="gram, mixed (float32, checked in float64), or svd where neither could be trusted")
 
 
 HEAD_ROLES: Final = frozenset({"q_head", "k_head", "v_head", "o_head"})
@@ -161,6 +161,7 @@ class ScanConfig(Part):
     exclude: str | None = None
     device: str = "cpu"
     spectrum: str = Field(default="extremes", pattern="^(extremes|full)$")
+    precision: str = Field(default="auto", pattern="^(auto|float64)$")
     input_variance: float = Field(default=1.0, gt=0)
     noise_variance: float = Field(default=1.0, gt=0)
     heads: bool = False

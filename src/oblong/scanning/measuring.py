@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oblong.records import Measures, PackedSpectrum, ScanConfig, Status
 from oblong.scanning.devices import ComputeSpectra
 from oblong.scanning.finding import LASTING, Finding, FinishedUnit
 from oblong.scanning.streaming import LoadedBatch, LoadedJob
-from oblong.spectra import Outcome, Spectrum, compute_measures, compute_noise_floor
-
-Matrix: TypeAlias = NDArray[np.floating[Any]]
+from oblong.spectra import Spectrum, compute_measures, compute_noise_floor
 
 
 def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: ComputeSpectra) -> list[FinishedUnit]:
@@ -27,7 +24,7 @@ def measure_batch(batch: LoadedBatch, config: ScanConfig, compute_spectra: Compu
     finished: dict[int, FinishedUnit] = {}
     for positions in _group_by_shape(batch):
         start = time.perf_counter()
-        spectra = _compute_all([_require_values(batch[position]) for position in positions], compute_spectra)
+        spectra = compute_spectra([_require_matrix(batch[position]) for position in positions])
         units = [finish(batch[p], spectrum, config) for p, spectrum in zip(positions, spectra, strict=True)]
         seconds = round((time.perf_counter() - start) / len(positions), 6)
         finished |= {p: _set_seconds(unit, seconds) for p, unit in zip(positions, units, strict=True)}
@@ -47,17 +44,6 @@ def collect_findings(batch: Sequence[LoadedJob], finished: Sequence[FinishedUnit
     }
 
 
-def _compute_all(matrices: Sequence[Matrix], compute_spectra: ComputeSpectra) -> Sequence[Spectrum]:
-    """One Spectrum per matrix, whatever is in them: a matrix beyond the range of float64 must not end the scan."""
-    try:
-        return compute_spectra(matrices)
-    except OverflowError:
-        if len(matrices) > 1:
-            return [spectrum for matrix in matrices for spectrum in _compute_all([matrix], compute_spectra)]
-        rows, columns = matrices[0].shape
-        return [Spectrum(outcome=Outcome.NOT_CONVERGED, shape=(rows, columns))]
-
-
 def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
     groups: dict[tuple[int, int], list[int]] = {}
     for position, loaded in enumerate(batch):
@@ -66,10 +52,10 @@ def _group_by_shape(batch: LoadedBatch) -> list[list[int]]:
     return list(groups.values())
 
 
-def _require_values(loaded: LoadedJob) -> Matrix:
-    assert loaded.values is not None
-    # On the CPU the arithmetic asks a matrix for its shape, extremes and rows, which StoredRows has.
-    return cast(Matrix, loaded.values)
+def _require_matrix(loaded: LoadedJob) -> Any:
+    matrix = loaded.values if loaded.staged is None else loaded.staged
+    assert matrix is not None
+    return matrix
 
 
 def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> FinishedUnit:
@@ -77,7 +63,12 @@ def finish(loaded: LoadedJob, spectrum: Spectrum, config: ScanConfig) -> Finishe
     status = Status(spectrum.outcome.value)
     if status not in (Status.OK, Status.RANK_DEFICIENT):
         return _close(loaded, status)
-    floor = compute_noise_floor(_require_values(loaded), loaded.job.unit.dtype, rounding_rms=loaded.rounding_rms)
+    rounding = loaded.rounding_rms
+    if loaded.staged is not None and rounding is None:
+        from oblong.spectra.accelerator import estimate_rounding_on
+
+        rounding = estimate_rounding_on(loaded.staged, loaded.job.unit.dtype)
+    floor = compute_noise_floor(_require_matrix(loaded), loaded.job.unit.dtype, rounding_rms=rounding)
     measures = compute_measures(
         spectrum,
         input_variance=config.input_variance,

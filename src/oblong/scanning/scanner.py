@@ -13,14 +13,14 @@ from oblong.errors import OutputExistsError, SelectionError
 from oblong.records import PackedSpectrum, Provenance, Scan, ScanConfig, ScanHeader, SpectraFile, Unit
 from oblong.records.spectra import get_spectra_path
 from oblong.scanning.cache import SpectrumCache, open_cache
-from oblong.scanning.devices import ComputeSpectra, choose_backend, count_cores, resolve_device
+from oblong.scanning.devices import ComputeSpectra, Feed, choose_backend, choose_feed, count_cores, resolve_device
 from oblong.scanning.finding import FinishedUnit
 from oblong.scanning.measuring import collect_findings, measure_batch
 from oblong.scanning.on_ray import HostNotes, check_request, iter_outcomes, make_request
 from oblong.scanning.partial import PartialScan, get_partial_path, open_partial
 from oblong.scanning.progress import ProgressCallback, ScanProgress
 from oblong.scanning.spreading import list_tasks
-from oblong.scanning.streaming import WINDOW_BYTES, read_ahead
+from oblong.scanning.streaming import BUDGET_BYTES, WINDOW_BYTES, read_ahead
 from oblong.scanning.subject import Model, open_subject
 from oblong.scanning.worklist import Batch, Job, list_batches, list_jobs, list_loads
 
@@ -35,6 +35,7 @@ def scan(
     exclude: str | None = None,
     device: str = "cpu",
     spectrum: str = "extremes",
+    precision: str = "auto",
     fresh: bool = False,
     force: bool = False,
     on_progress: ProgressCallback | None = None,
@@ -55,6 +56,8 @@ def scan(
         device: cpu or cuda; mps falls back to the CPU with a message, and the record says cpu.
         spectrum: `extremes`, or `full` for every singular value and the measures that need them. The values are in
             `OUTPUT.spectra`, or with the returned Scan where there is no output: see `Scan.singular_values`.
+        precision: `auto` lets float32 do the heavy part of large matrices where float64 can check it, with the same
+            error bound; `float64` does not. For the CPU; accelerators compute in float64.
         fresh: whether to ignore an interrupted scan.
         force: whether to replace a finished `output`, once the new one is whole.
         on_progress: called in this thread as units are finished, and in another as shards are fetched.
@@ -71,7 +74,7 @@ def scan(
     Raises:
         ModelNotFoundError, UnsupportedFormatError, CorruptCheckpointError: see `locate_model`, `open_checkpoint`.
         UnreadableModuleError: a module with parameters that are meta, sharded or not initialised.
-        SelectionError: an invalid model, filter, device, spectrum or number of threads.
+        SelectionError: an invalid model, filter, device, spectrum, precision or number of threads.
         DownloadError: a shard could not be fetched; the same call goes on from there.
         OutputExistsError: `output`, or a file of singular values under its name, exists and `force` is false.
         OutputWriteError: the output cannot be written; what was finished is kept.
@@ -85,8 +88,10 @@ def scan(
     if ray is not None:
         check_request(device, ray)
     threads = num_threads or count_cores()
-    compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads)
-    config = ScanConfig(include=include, exclude=exclude, device=device, spectrum=spectrum, heads=heads)
+    compute = choose_backend(device, full=spectrum == "full", num_threads=num_threads, precision=precision)
+    config = ScanConfig(
+        include=include, exclude=exclude, device=device, spectrum=spectrum, precision=precision, heads=heads
+    )
     with open_subject(model, stream=stream) as subject:
         checkpoint = subject.checkpoint
         cache = cache and subject.is_stored
@@ -100,7 +105,8 @@ def scan(
             run.warn(warning)
             run.start(partial, header, fresh=fresh)
             if ray is None:
-                run.measure(config, compute, open_cache(checkpoint, config, threads) if cache else None)
+                found = open_cache(checkpoint, config, threads) if cache else None
+                run.measure(config, compute, found, choose_feed(device))
             else:
                 run.measure_on_ray(ray, config, num_threads=threads, use_cache=cache)
             if partial is not None:
@@ -160,16 +166,21 @@ class ScanRun:
         if not self._finished:
             partial.begin(header)
 
-    def measure(self, config: ScanConfig, compute: ComputeSpectra, cache: SpectrumCache | None) -> None:
+    def measure(
+        self, config: ScanConfig, compute: ComputeSpectra, cache: SpectrumCache | None, feed: Feed | None = None
+    ) -> None:
         """Make the units that are missing.
 
         A batch that was interrupted is computed again as a whole, so that every matrix meets the same neighbours, and
         gets the same bits, as in a scan that was never interrupted.
         """
-        batches = [batch for batch in self._list_batches() if not self.has_all(batch)]
+        window, budget = (feed.window_bytes, feed.budget_bytes) if feed else (WINDOW_BYTES, BUDGET_BYTES)
+        batches = [batch for batch in self._list_batches(window) if not self.has_all(batch)]
         num_known = 0
         by_rows = config.device == "cpu"
-        with read_ahead(self._checkpoint, batches, cache=cache, by_rows=by_rows) as loaded_batches:
+        with read_ahead(
+            self._checkpoint, batches, cache=cache, budget_bytes=budget, by_rows=by_rows, feed=feed
+        ) as loaded_batches:
             for batch in loaded_batches:
                 finished = measure_batch(batch, config, compute)
                 num_known += sum(loaded.known is not None for loaded in batch)
@@ -185,7 +196,7 @@ class ScanRun:
         request = make_request(
             self._checkpoint, config, window_bytes=WINDOW_BYTES, num_threads=num_threads, use_cache=use_cache
         )
-        tasks = list_tasks(self._list_batches(), self.has_all)
+        tasks = list_tasks(self._list_batches(WINDOW_BYTES), self.has_all)
         hosts = HostNotes(request)
         num_known = 0
         # Closed at once when whoever watches ends the scan: tasks that still wait must not run for nobody.
@@ -196,8 +207,8 @@ class ScanRun:
                 self.add(outcome.finished)
         self._say_known(num_known)
 
-    def _list_batches(self) -> tuple[Batch, ...]:
-        return list_batches(list_loads(self._jobs), WINDOW_BYTES)
+    def _list_batches(self, window_bytes: int) -> tuple[Batch, ...]:
+        return list_batches(list_loads(self._jobs), window_bytes)
 
     def _say_known(self, num_known: int) -> None:
         if num_known:

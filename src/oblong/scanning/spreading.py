@@ -109,7 +109,10 @@ def perform(request: Request, task: Task) -> Outcome | Failure:
 def _perform(request: Request, task: Task) -> Outcome:
     desk = _open_desk(request)
     compute = choose_backend(
-        request.config.device, full=request.config.spectrum == "full", num_threads=request.num_threads
+        request.config.device,
+        full=request.config.spectrum == "full",
+        num_threads=request.num_threads,
+        precision=request.config.precision,
     )
     loader = TensorLoader(desk.checkpoint, desk.cache, by_rows=request.config.device == "cpu")
     finished: list[FinishedUnit] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Queue
 from typing import Any, Final
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from oblong.checkpoints import Checkpoint, StoredRows, TensorInfo
 from oblong.records import Status
 from oblong.scanning.cache import Recall, SpectrumCache
+from oblong.scanning.devices import Feed
 from oblong.scanning.finding import Finding
 from oblong.scanning.hashing import AheadHasher
+from oblong.scanning.reading import AheadReader
 from oblong.scanning.worklist import Batch, Job, Load
 
 # Values of one batch; several equal shapes must fit for the threads to share the work. In flight there are at most
@@ -36,7 +38,8 @@ class LoadedJob:
     """A job with its matrix (matrix_shape, float32 or float64; None where no values are needed) and its digest.
 
     A matrix that is very large is left in its file, as `StoredRows`. `rounding_rms`: see `StoredTensor`. `known` is
-    what the cache has about the matrix, `key` the name under which it would keep it.
+    what the cache has about the matrix, `key` the name under which it would keep it. `staged` is the matrix where an
+    accelerator wants it; `values` is None then.
     """
 
     job: Job
@@ -45,6 +48,7 @@ class LoadedJob:
     rounding_rms: tuple[float, float] | None = None
     key: str | None = None
     known: Finding | None = None
+    staged: Any = None
 
 
 LoadedBatch = tuple[LoadedJob, ...]
@@ -99,10 +103,12 @@ def read_ahead(
     cache: SpectrumCache | None = None,
     budget_bytes: int = BUDGET_BYTES,
     by_rows: bool = False,
+    feed: Feed | None = None,
 ) -> Iterator[Iterator[LoadedBatch]]:
     """Read the batches in order in a background thread, while earlier ones are computed.
 
-    The memory of a batch counts as free when the next one is asked for: keep no reference to its values.
+    The memory of a batch counts as free when the next one is asked for: keep no reference to its values. With a `feed`
+    several tensors are read at the same time, and matrices arrive staged for the device.
 
     Args:
         checkpoint: where from.
@@ -110,6 +116,7 @@ def read_ahead(
         cache: findings of earlier scans.
         budget_bytes: values in flight; see `ByteBudget`.
         by_rows: whether very large matrices are left in their files; see `TensorLoader`.
+        feed: how an accelerator is fed.
 
     Raises:
         CorruptCheckpointError: (while iterating) a file that cannot be read.
@@ -117,7 +124,8 @@ def read_ahead(
     budget = ByteBudget(budget_bytes, PAIR_BYTES)
     queue: Queue[LoadedBatch | Exception | None] = Queue()
     hasher = AheadHasher(checkpoint)
-    loader = TensorLoader(checkpoint, cache, hasher, by_rows=by_rows)
+    reader = AheadReader(checkpoint, feed.num_readers) if feed else None
+    loader = TensorLoader(checkpoint, cache, hasher, reader, by_rows=by_rows)
     sizes = [sum(loader.count_bytes(load) for load in batch) for batch in batches]
 
     def fill() -> None:
@@ -126,7 +134,9 @@ def read_ahead(
                 loader.announce(load for later in batches[index : index + BATCHES_AHEAD] for load in later)
                 if not budget.acquire(sizes[index]):
                     return
-                queue.put(tuple(loaded for load in batch for loaded in loader.load(load)))
+                loader.begin(batch)
+                queue.put(tuple(_stage(loaded, feed) for load in batch for loaded in loader.load(load)))
+                loader.forget()
             queue.put(None)
         except Exception as error:  # handed to the consumer, which raises it
             queue.put(error)
@@ -151,6 +161,8 @@ def read_ahead(
             checkpoint.remote.stop()
         thread.join()
         hasher.close()
+        if reader is not None:
+            reader.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +191,7 @@ class TensorLoader:
         checkpoint: Checkpoint,
         cache: SpectrumCache | None = None,
         hasher: AheadHasher | None = None,
+        reader: AheadReader | None = None,
         *,
         by_rows: bool = False,
     ) -> None:
@@ -186,6 +199,7 @@ class TensorLoader:
         self._checkpoint = checkpoint
         self._cache = cache
         self._hasher = hasher or AheadHasher(checkpoint)
+        self._reader = reader
         self._stack_digest: tuple[str, str] = ("", "")
         self._expects_known = True
         self._was_known = False
@@ -202,6 +216,22 @@ class TensorLoader:
         # A live module's weights may come through hooks that serve one thread.
         has_files = bool(self._checkpoint.source.files)
         return has_files and load.tensor.slice_index is not None and any(job.needs_values for job in load.jobs)
+
+    def begin(self, batch: Batch) -> None:
+        """Start to read a batch whose memory was granted, if several can be read at once and are probably unknown."""
+        if self._reader is None or (self._cache is not None and self._expects_known):
+            return
+        # Shards that come over the network are fetched and deleted in order.
+        if self._checkpoint.remote is not None:
+            return
+        unread = [load for load in batch if any(job.needs_values for job in load.jobs)]
+        self._hasher.begin(load.jobs[0].tensor for load in unread if load.tensor.slice_index is not None)
+        self._reader.begin(unread)
+
+    def forget(self) -> None:
+        """Give up what was begun in vain."""
+        if self._reader is not None:
+            self._reader.forget()
 
     def load(self, load: Load) -> Iterator[LoadedJob]:
         """Read once and give every job its matrix; an excluded tensor is not read at all."""
@@ -236,7 +266,10 @@ class TensorLoader:
             rows, digest = self._checkpoint.load_rows(load.tensor)
             return _Read(values=rows, digest=digest, recall=self._recall(load, digest))
         # An expert's row has the digest of its stack, which is hashed as a whole.
-        stored = self._checkpoint.load(load.tensor, with_digest=not is_slice)
+        with_digest = not is_slice
+        stored = (
+            self._reader.load(load) if self._reader else self._checkpoint.load(load.tensor, with_digest=with_digest)
+        )
         digest = self._digest_whole(tensor) if is_slice else stored.digest
         recall = self._recall(load, digest)
         return _Read(values=stored.values, digest=digest, rounding_rms=stored.rounding_rms, recall=recall)
@@ -278,6 +311,12 @@ class TensorLoader:
             digest = self._hasher.digest(tensor)
             self._stack_digest = (tensor.name, digest)
         return digest
+
+
+def _stage(loaded: LoadedJob, feed: Feed | None) -> LoadedJob:
+    if feed is None or not isinstance(loaded.values, np.ndarray) or not loaded.job.needs_spectrum:
+        return loaded
+    return replace(loaded, values=None, staged=feed.stage(loaded.values))
 
 
 def _extract(

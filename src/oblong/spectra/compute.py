@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from enum import StrEnum
 from typing import Any, Final
 
@@ -71,7 +72,7 @@ def compute_spectrum(
     if precision is Precision.AUTO and not full and is_promising(tall):
         found = measure_by_mixed(tall, tolerance=tolerance)
         if found is not None:
-            return _from_gram(found, shape, tall.exponent, Method.MIXED)
+            return from_gram(found, shape, tall.exponent, Method.MIXED)
     return measure(tall, shape, full=full, tolerance=tolerance)
 
 
@@ -98,14 +99,22 @@ def measure(matrix: Matrix, shape: tuple[int, int], *, full: bool, tolerance: fl
     if matrix.num_columns > SMALL:
         found = measure_by_gram(matrix, full=full, tolerance=tolerance)
         if found is not None:
-            return _from_gram(found, shape, matrix.exponent, Method.GRAM)
+            return from_gram(found, shape, matrix.exponent, Method.GRAM)
     decomposed = measure_by_svd(matrix.to_array())
     if decomposed is None:
         return Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
-    return _from_svd(decomposed, shape, matrix.exponent)
+    return from_svd(decomposed, shape, matrix.exponent)
 
 
-def _from_gram(found: GramResult, shape: tuple[int, int], exponent: int, method: Method) -> Spectrum:
+def fits_float64(frobenius_norm: float, exponent: int) -> bool:
+    """Whether 2^exponent times the largest length of a spectrum is finite."""
+    return math.frexp(frobenius_norm)[1] + exponent <= sys.float_info.max_exp
+
+
+def from_gram(found: GramResult, shape: tuple[int, int], exponent: int, method: Method) -> Spectrum:
+    """What a Gram route found, in the unit of the matrix."""
+    if not fits_float64(found.frobenius_norm, exponent):
+        return Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
     rank = min(shape)
     kappa = found.sigma_max / found.sigma_min
     return Spectrum(
@@ -125,11 +134,15 @@ def _from_gram(found: GramResult, shape: tuple[int, int], exponent: int, method:
     )
 
 
-def _from_svd(decomposed: SvdResult, shape: tuple[int, int], exponent: int) -> Spectrum:
+def from_svd(decomposed: SvdResult, shape: tuple[int, int], exponent: int) -> Spectrum:
+    """What the decomposition found, in the unit of the matrix."""
+    squares = decomposed.singular_values**2
+    frobenius_norm = math.sqrt(squares.sum())
+    if not fits_float64(frobenius_norm, exponent):
+        return Spectrum(outcome=Outcome.NOT_CONVERGED, shape=shape)
     values, rank = decomposed.singular_values, decomposed.rank
     is_full = rank == values.size
     kappa = float(values[0] / values[rank - 1])
-    squares = values * values
     error = decomposed.error / float(values[0])
     return Spectrum(
         outcome=Outcome.OK if is_full else Outcome.RANK_DEFICIENT,
@@ -142,7 +155,7 @@ def _from_svd(decomposed: SvdResult, shape: tuple[int, int], exponent: int) -> S
         kappa_full=kappa if is_full else None,
         kappa_error=combine(error, error * kappa),
         log_volume=float(np.log(values[:rank]).sum()) + rank * exponent * LN_2,
-        frobenius_norm=math.ldexp(math.sqrt(squares.sum()), exponent),
+        frobenius_norm=math.ldexp(frobenius_norm, exponent),
         participation_ratio=float(squares.sum() ** 2 / (squares @ squares)),
         singular_values=np.ldexp(values, exponent),
     )

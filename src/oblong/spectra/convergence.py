@@ -6,7 +6,8 @@ A residual r says that *an* eigenvalue is within ||r||. Two better statements ne
   the first of a group of j pairs, by the sum of their squares over the gap from the first to the one after the group.
 - While two eigenvalues are too close to be told apart, a search from one random vector sees one pair for both, with an
   error of |c_2 / c_1| times the residual, c being the components of the start along the two. A search from two random
-  vectors sees two pairs: their distance then shows whether anything can be hidden (design/002-error-bound.md).
+  vectors sees two pairs: both, or two of three or more, which are seldom many residuals apart
+  (design/002-error-bound.md).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from oblong.spectra.spectrum import FloatArray
 CLUSTER_SAFETY: Final = 1000.0
 """|c_2 / c_1| exceeds 1000 once in 1600 random starts."""
 
+SEPARATION: Final = 100.0
+"""Two pairs this many residuals apart are taken for the first two; seldom they are two of three (design/002)."""
+
 GAP_SAFETY: Final = 10.0
 """A Ritz value may be off by this many residuals when it serves to estimate a gap; also the factor on the quadratic
 bound, for what such an estimate may be wrong by."""
-
 
 SMALLEST_GAP: Final = 1e-300
 
@@ -51,7 +54,7 @@ def bound_error(pairs: Closeness) -> float:
     nearly orthogonal to an eigenvector.
     """
     linear = CLUSTER_SAFETY * float(pairs.residuals[0])
-    if pairs.distances.size < 2 or pairs.distances[1] <= GAP_SAFETY * pairs.residuals[:2].max():
+    if pairs.distances.size < 2 or pairs.distances[1] <= SEPARATION * pairs.residuals[:2].max():
         return linear
     gaps = np.maximum(pairs.distances[1:] - GAP_SAFETY * pairs.residuals[1:], SMALLEST_GAP)
     quadratic = GAP_SAFETY * float((pairs.squares[:-1].cumsum() / gaps).min())

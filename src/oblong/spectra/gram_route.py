@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -85,6 +86,23 @@ class Scale:
         return bound_product_error(self.num_columns, self.frobenius_norm, self.sigma_max)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What the iterations found in A^T A; whether it may be trusted is for `decide` to say.
+
+    Attributes:
+        gram: A^T A.
+        factor: Its Cholesky factor.
+        top: The largest eigenvalue of A^T A; None if a product overflowed.
+        inverse: The largest eigenvalues of its inverse, likewise.
+    """
+
+    gram: Gram
+    factor: Factor
+    top: RitzPairs | None
+    inverse: RitzPairs | None
+
+
 def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResult | None:
     """Measure A through A^T A.
 
@@ -100,24 +118,31 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
     factor = gram.factorise()
     if factor is None:
         return None
-    top = compute_largest(
-        gram.multiply_vector,
-        matrix.num_columns,
+    search = partial(
+        compute_largest,
+        dimension=matrix.num_columns,
         tolerance=MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
     )
-    if top is None:
+    top, inverse = search(gram.multiply_vector), search(factor.solve_vector, num_pairs=NUM_REFINED)
+    found = Search(gram=gram, factor=factor, top=top, inverse=inverse)
+    return decide(matrix, found, full=full, tolerance=tolerance)
+
+
+def decide(matrix: Matrix, found: Search, *, full: bool, tolerance: float) -> GramResult | None:
+    """The measures of A from what a search found, refined with A where that is needed; see `measure_by_gram`."""
+    if found.top is None or found.inverse is None or not found.top.converged:
         return None
     scale = Scale(
         num_rows=matrix.num_rows,
         num_columns=matrix.num_columns,
-        frobenius_norm=math.sqrt(gram.trace),
-        sigma_max=math.sqrt(top.values[0]),
+        frobenius_norm=math.sqrt(found.gram.trace),
+        sigma_max=math.sqrt(found.top.values[0]),
     )
-    lowest = find_lowest(matrix, factor, scale, tolerance=tolerance)
-    if lowest is None or not top.converged:
+    lowest = decide_lowest(matrix, found.factor, found.inverse, scale, tolerance=tolerance)
+    if lowest is None:
         return None
-    values = compute_all(gram, scale, lowest.values) if full else None
+    values = compute_all(found.gram, scale, lowest.values) if full else None
     if full and values is None:
         return None
     top_error = (tolerance + scale.gram_error / scale.sigma_max**2) / 2
@@ -127,22 +152,15 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
         kappa_error=combine(top_error, lowest.relative_error),
         log_volume=lowest.log_volume,
         frobenius_norm=scale.frobenius_norm,
-        participation_ratio=scale.frobenius_norm**4 / gram.sum_of_squares,
+        participation_ratio=scale.frobenius_norm**4 / found.gram.sum_of_squares,
         singular_values=values,
     )
 
 
-def find_lowest(matrix: Matrix, factor: Factor, scale: Scale, *, tolerance: float) -> Lowest | None:
+def decide_lowest(
+    matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, tolerance: float
+) -> Lowest | None:
     """The smallest singular value and the log-volume: from the factor if that is good enough, else refined with A."""
-    inverse = compute_largest(
-        factor.solve_vector,
-        matrix.num_columns,
-        tolerance=MARGIN * tolerance,
-        max_steps=MAX_LANCZOS_STEPS,
-        num_pairs=NUM_REFINED,
-    )
-    if inverse is None:
-        return None
     rounding = scale.gram_error * float(inverse.values[0])
     if rounding > GRAM_LIMIT:
         return None

@@ -67,6 +67,11 @@ class RitzEstimate:
         return bound_error(Closeness(distances=distances, residuals=relative, squares=relative * relative))
 
 
+def draw_starts(dimension: int) -> FloatArray:
+    """Seeded random vectors, shape (NUM_STARTS, p) or (p, p) if that is less; neither orthogonal nor of unit length."""
+    return np.random.default_rng(START_SEED).standard_normal((min(NUM_STARTS, dimension), dimension))
+
+
 class KrylovBasis:
     """An orthonormal basis V of the span of b_i, A b_i, A^2 b_i, ... for the starts b_i; V^T A V is a band (Ruhe 1979).
 
@@ -86,7 +91,7 @@ class KrylovBasis:
         self._num_vectors = 0
         self.size = 0
         self.is_finite = True
-        for start in np.random.default_rng(START_SEED).standard_normal((min(NUM_STARTS, dimension), dimension)):
+        for start in draw_starts(dimension):
             vector, _, length = self._orthogonalise(start.astype(dtype))
             self._append(vector, length)
 
@@ -101,18 +106,15 @@ class KrylovBasis:
         vector, overlaps, rest = self._orthogonalise(self._operator(self._vectors[step]))
         self._projection[:known, step] = overlaps
         self.size += 1
-        self.is_finite = math.isfinite(rest)
-        if rest > BREAKDOWN * self._rounding * math.sqrt(overlaps @ overlaps) and known < self._max_size:
+        scale = math.sqrt(overlaps @ overlaps)
+        self.is_finite = math.isfinite(rest + scale)
+        if rest > BREAKDOWN * self._rounding * scale and known < self._max_size:
             self._projection[known, step] = rest
             self._append(vector, rest)
 
     def estimate(self) -> RitzEstimate:
         """What the basis knows of the largest eigenvalues, cheaply."""
-        values, vectors = np.linalg.eigh(self._projection[: self.size, : self.size])  # reads the lower triangle
-        values, vectors = values[: -NUM_CHECKED - 1 : -1], vectors[:, : -NUM_CHECKED - 1 : -1]
-        rests = self._projection[self.size : self._num_vectors, : self.size] @ vectors
-        squares = np.einsum("ij,ij->j", rests, rests)
-        return RitzEstimate(values=values, coordinates=vectors, residuals=np.sqrt(squares))
+        return estimate_largest(self._projection[: self._num_vectors, : self.size])
 
     def combine(self, coordinates: FloatArray) -> Vector:
         """The vectors with these coordinates in the basis, shape (p, k)."""
@@ -137,6 +139,22 @@ class KrylovBasis:
         self._num_vectors += 1
 
 
+def estimate_largest(projection: FloatArray) -> RitzEstimate:
+    """The largest Ritz values of a basis V.
+
+    Args:
+        projection: Shape (n + e, n): V^T A V, of which only the lower triangle counts, above what A V has along the e
+            vectors that come next.
+    """
+    size = projection.shape[1]
+    values, vectors = np.linalg.eigh(projection[:size])  # reads the lower triangle
+    values, vectors = values[: -NUM_CHECKED - 1 : -1], vectors[:, : -NUM_CHECKED - 1 : -1]
+    rests = projection[size:] @ vectors
+    squares = np.einsum("ij,ij->j", rests, rests)
+    return RitzEstimate(values=values, coordinates=vectors, residuals=np.sqrt(squares))
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def compute_largest(
     operator: Operator,
     dimension: int,

@@ -13,7 +13,10 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 
 class Outcome(StrEnum):
-    """How the computation ended. Numbers exist only for OK and RANK_DEFICIENT."""
+    """How the computation ended. Numbers exist only for OK and RANK_DEFICIENT.
+
+    NOT_CONVERGED also stands for a matrix whose Frobenius norm is beyond float64.
+    """
 
     OK = "ok"
     RANK_DEFICIENT = "rank_deficient"

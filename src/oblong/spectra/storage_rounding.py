@@ -111,9 +111,26 @@ def estimate_rounding(matrix: NDArray[np.floating[Any]], storage: str) -> Roundi
     key = _normalise(storage)
     if key in GRIDS:
         return _estimate_in_blocks(matrix, GRIDS[key])
-    relative = _get_relative_rounding(key)
-    row, column = find_largest_rms(matrix)
-    return relative * row, relative * column
+    return scale_rounding(storage, find_largest_rms(matrix))
+
+
+def is_in_proportion(storage: str) -> bool:
+    """Whether the rounding error of a format follows from the rms of rows and columns alone."""
+    return _normalise(storage) not in GRIDS
+
+
+def scale_rounding(storage: str, largest_rms: RoundingRms) -> RoundingRms:
+    """The rounding error of such a format.
+
+    Args:
+        storage: See `estimate_rounding`.
+        largest_rms: See `find_largest_rms`.
+
+    Raises:
+        UserError: Unknown storage format.
+    """
+    relative = _get_relative_rounding(_normalise(storage))
+    return relative * largest_rms[0], relative * largest_rms[1]
 
 
 def _normalise(storage: str) -> str:

@@ -66,9 +66,10 @@ def test_whole_space_is_exact() -> None:
     assert pairs.values[0] == pytest.approx(6.0, rel=tolerances.FLOAT64)
 
 
-def test_overflow_is_told() -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        assert compute_largest(lambda v: v * 1e200 * 1e200, 40, tolerance=1e-7, max_steps=20) is None
+@pytest.mark.parametrize("factor", [1.0, 1e200])
+def test_overflow_is_told(factor: float) -> None:
+    """Of a product, or only of the square of its length."""
+    assert compute_largest(lambda v: v * 1e200 * factor, 40, tolerance=1e-7, max_steps=20) is None
 
 
 def test_cluster_that_hides_from_one_start_is_seen_by_two() -> None:
