@@ -32,6 +32,7 @@ from oblong.spectra.gram_route import MAX_LANCZOS_STEPS, NUM_REFINED
 from oblong.spectra.lanczos import compute_largest
 from oblong.spectra.refinement import refine_lowest, smooth
 from oblong.spectra.tall import TallMatrix
+from oblong.spectra.workspace import Workspace
 
 Array = NDArray[np.float64]
 

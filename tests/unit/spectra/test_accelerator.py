@@ -17,6 +17,7 @@ from oblong.spectra.device_factor import factorise, invert_lower
 from oblong.spectra.device_member import DeviceMatrix, compute_stacked_gram
 from oblong.spectra.device_stack import DeviceStack
 from oblong.spectra.tall import TallMatrix
+from oblong.spectra.workspace import Workspace
 from tests import tolerances
 from tests.matrix_oracles import PROFILES, make_exact, make_prescribed
 
