@@ -10,8 +10,6 @@ from oblong.records import Scan, Unit
 TRUTH_ERROR = 1e-12
 """The truth is from float64 singular values of small factors: relative error about their kappa times 1e-15."""
 
-LOG_VOLUME_TOLERANCE = 1e-9
-
 
 def list_errors(scan: Scan, truth: Mapping[str, Truth]) -> list[str]:
     """What the Scan left out, or got wrong by more than it states, of what was planted."""
@@ -27,9 +25,10 @@ def _check(name: str, unit: Unit | None, true: Truth) -> Iterable[str]:
     kappa_error = abs(measures.kappa - true.kappa) / true.kappa
     if kappa_error > measures.kappa_error + TRUTH_ERROR:
         yield f"{name}: kappa off by {kappa_error:.2e}, beyond the stated {measures.kappa_error:.2e}"
-    volume_error = abs(measures.log_volume - true.log_volume) / max(1.0, abs(true.log_volume))
-    if volume_error > LOG_VOLUME_TOLERANCE:
-        yield f"{name}: log-volume off by {volume_error:.2e}"
+    volume_error = abs(measures.log_volume - true.log_volume)
+    stated = (measures.log_volume_error or 0.0) + TRUTH_ERROR * max(1.0, abs(true.log_volume))
+    if volume_error > stated:
+        yield f"{name}: log-volume off by {volume_error:.2e}, beyond the stated {stated:.2e}"
 
 
 def find_largest_error(scan: Scan, truth: Mapping[str, Truth]) -> float:

@@ -35,7 +35,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
 ONE = np.uint16(0x3F80)
 
-KAPPAS = (5.0, 2e4)
+KAPPAS = (4.0, 200.0)
 SQUARE_KAPPAS = (1e3, 1e5)
 EMBEDDING_KAPPAS = (5.0, 1e3)
 """Condition numbers are drawn between these, evenly in the logarithm. Square matrices have larger ones, as in real

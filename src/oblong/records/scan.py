@@ -80,6 +80,9 @@ class Measures(Part):
     kappa_full: float | None = Field(description="s_1 / s_min(m, n); null when the matrix is singular")
     kappa_error: float = Field(description="bound on the relative error of kappa from the arithmetic")
     log_volume: float = Field(description="sum of ln s_i over the r non-zero values (Eq. 6, 8)")
+    log_volume_error: float | None = Field(
+        default=None, description="estimate of how far log_volume, and the entropies with it, may be off, nats"
+    )
     entropy: float = Field(description="differential entropy of W X, X ~ N(0, v I), on its image (Eq. 3-6)")
     max_entropy: float = Field(description="the entropy at kappa 1 with the same Frobenius norm (Theorem 1)")
     entropy_gap: float = Field(description="max_entropy - entropy >= 0, scale-invariant")

@@ -28,12 +28,12 @@ class CpuGram:
         self.size = values.shape[0]
         self.multiply_vector = SymmetricProduct(values)
 
-    @property
+    @cached_property
     def trace(self) -> float:
         """||A||_F^2."""
         return float(np.trace(self._values, dtype=np.float64))
 
-    @property
+    @cached_property
     def sum_of_squares(self) -> float:
         """||G||_F^2, summed in float64."""
         total = 0.0
@@ -45,10 +45,18 @@ class CpuGram:
             total += 2.0 * float(np.vdot(corner, corner) + rest @ rest) - float(diagonal @ diagonal)
         return total
 
-    def factorise(self) -> CpuFactor | None:
-        """Cholesky factor, or None if G is not positive definite to working precision."""
-        upper = self._workspace.take("factor", self._values.shape, self._values.dtype.type)
-        np.copyto(upper, self._values)
+    def factorise(self, *, overwrite: bool = False) -> CpuFactor | None:
+        """Cholesky factor, or None if G is not positive definite to working precision.
+
+        Args:
+            overwrite: Whether the factor may take the place of G, of which only the sums are left then.
+        """
+        if overwrite:
+            _ = self.trace, self.sum_of_squares
+            upper = self._values
+        else:
+            upper = self._workspace.take("factor", self._values.shape, self._values.dtype.type)
+            np.copyto(upper, self._values)
         return None if factorise(upper) is None else CpuFactor(upper)
 
     def compute_eigenvalues(self) -> FloatArray:

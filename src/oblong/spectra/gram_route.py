@@ -37,8 +37,8 @@ GRAM_LIMIT: Final = 0.05
 FULL_TOLERANCE: Final = 1e-6
 """Relative error allowed to each singular value of a full spectrum taken from the Gram matrix."""
 
-LOG_VOLUME_TOLERANCE: Final = 1e-9
-"""Error allowed to the log-volume, relative or absolute, whichever is larger."""
+LOG_VOLUME_TOLERANCE: Final = 1e-8
+"""Error allowed to the log-volume per singular value, nats: that of a relative error of each."""
 
 NUM_PROBES: Final = 8
 PROBE_SEED: Final = 20250625
@@ -52,6 +52,7 @@ class GramResult:
     sigma_min: float
     kappa_error: float
     log_volume: float
+    log_volume_error: float
     frobenius_norm: float
     participation_ratio: float
     singular_values: FloatArray | None
@@ -64,6 +65,7 @@ class Lowest:
     values: FloatArray
     relative_error: float
     log_volume: float
+    log_volume_error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,16 +117,17 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
         The result, or None where only a singular value decomposition can be trusted.
     """
     gram = matrix.compute_gram()
-    factor = gram.factorise()
-    if factor is None:
-        return None
     search = partial(
         compute_largest,
         dimension=matrix.num_columns,
         tolerance=MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
     )
-    top, inverse = search(gram.multiply_vector), search(factor.solve_vector, num_pairs=NUM_REFINED)
+    top = search(gram.multiply_vector)
+    factor = gram.factorise(overwrite=not full)
+    if factor is None:
+        return None
+    inverse = search(factor.solve_vector, num_pairs=NUM_REFINED)
     found = Search(gram=gram, factor=factor, top=top, inverse=inverse)
     return decide(matrix, found, full=full, tolerance=tolerance)
 
@@ -151,6 +154,7 @@ def decide(matrix: Matrix, found: Search, *, full: bool, tolerance: float) -> Gr
         sigma_min=float(lowest.values[0]),
         kappa_error=combine(top_error, lowest.relative_error),
         log_volume=lowest.log_volume,
+        log_volume_error=lowest.log_volume_error,
         frobenius_norm=scale.frobenius_norm,
         participation_ratio=scale.frobenius_norm**4 / found.gram.sum_of_squares,
         singular_values=values,
@@ -166,12 +170,13 @@ def decide_lowest(
         return None
     # tr(G^-1) <= p / s_min^2 in `estimate_log_volume_error`
     log_volume_error = rounding * math.sqrt(scale.num_columns) / 2
-    is_precise = rounding <= tolerance and log_volume_error <= allow_log_volume_error(factor.log_volume)
+    is_precise = rounding <= tolerance and log_volume_error <= allow_log_volume_error(scale.num_columns)
     if inverse.converged and is_precise:
         return Lowest(
             values=1.0 / np.sqrt(inverse.values[:1]),
             relative_error=(tolerance + rounding) / 2,
             log_volume=factor.log_volume,
+            log_volume_error=log_volume_error,
         )
     return refine(matrix, factor, inverse, scale, tolerance=tolerance)
 
@@ -188,18 +193,20 @@ def refine(matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, 
     if triplets.relative_error > max(tolerance, CLUSTER_SAFETY * rounding):
         return None
     log_volume = factor.log_volume + correct_log_volume(factor, triplets)
-    if estimate_log_volume_error(factor, triplets, scale) > allow_log_volume_error(log_volume):
+    log_volume_error = estimate_log_volume_error(factor, triplets, scale)
+    if log_volume_error > allow_log_volume_error(scale.num_columns):
         return None
     return Lowest(
         values=triplets.values,
         relative_error=max(triplets.relative_error, tolerance / 2) + rounding,
         log_volume=log_volume,
+        log_volume_error=log_volume_error,
     )
 
 
-def allow_log_volume_error(log_volume: float) -> float:
-    """Largest error of a log-volume that passes."""
-    return LOG_VOLUME_TOLERANCE * max(1.0, abs(log_volume))
+def allow_log_volume_error(num_values: int) -> float:
+    """Largest error of the sum of so many logarithms that passes."""
+    return LOG_VOLUME_TOLERANCE * num_values
 
 
 def estimate_log_volume_error(factor: Factor, triplets: LowestTriplets, scale: Scale) -> float:

@@ -29,6 +29,7 @@ class MatrixMeasures:
     kappa_full: float | None
     kappa_error: float
     log_volume: float
+    log_volume_error: float | None
     entropy: float
     max_entropy: float
     entropy_gap: float
@@ -87,6 +88,7 @@ def compute_measures(
         kappa_full=spectrum.kappa_full,
         kappa_error=s.kappa_error,
         log_volume=s.log_volume,
+        log_volume_error=spectrum.log_volume_error,
         entropy=entropy,
         max_entropy=entropy + gap,
         entropy_gap=gap,

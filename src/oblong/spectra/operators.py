@@ -45,8 +45,11 @@ class Gram(Protocol):
     def multiply_vector(self, vector: NDArray[Any]) -> NDArray[Any]:
         """G v for v of shape (p,)."""
 
-    def factorise(self) -> Factor | None:
-        """Cholesky factor, or None if G is not positive definite to working precision."""
+    def factorise(self, *, overwrite: bool = False) -> Factor | None:
+        """Cholesky factor, or None if G is not positive definite to working precision.
+
+        With `overwrite` it may take the place of G, of which only `trace` and `sum_of_squares` are asked then.
+        """
 
     def compute_eigenvalues(self) -> FloatArray:
         """All eigenvalues, shape (p,), ascending."""

@@ -50,6 +50,7 @@ class Spectrum:
         kappa_full: s_1 / s_min(m, n); None when the matrix is singular.
         kappa_error: Bound on |kappa - true kappa| / true kappa, from the arithmetic alone.
         log_volume: Sum of ln s_i over the r non-zero values (Eq. 8).
+        log_volume_error: Estimate of how far that may be off, nats.
         frobenius_norm: sqrt(sum s_i^2).
         participation_ratio: (sum s_i^2)^2 / sum s_i^4, between 1 and r.
         singular_values: All min(m, n) values, descending; only when asked for, or when the SVD route ran.
@@ -65,6 +66,7 @@ class Spectrum:
     kappa_full: float | None = None
     kappa_error: float | None = None
     log_volume: float | None = None
+    log_volume_error: float | None = None
     frobenius_norm: float | None = None
     participation_ratio: float | None = None
     singular_values: FloatArray | None = None
