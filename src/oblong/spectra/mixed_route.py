@@ -40,7 +40,7 @@ PROPOSAL_MARGIN: Final = 0.03
 NUM_PAIRS: Final = 4
 NUM_PROBES: Final = 16
 PROBE_SEED: Final = 20250626
-PROBE_SAFETY: Final = 4.0
+PROBE_SAFETY: Final = 6.0
 """Standard errors that the estimate of the log-volume is allowed to be off by."""
 
 LOG_VOLUME_TOLERANCE: Final = 1e-6
