@@ -10,7 +10,7 @@ same (design/005-mixed-precision.md).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -108,7 +108,7 @@ def measure_by_mixed(matrix: TallMatrix, *, tolerance: float) -> GramResult | No
         return None
     ends = check_extremes(factor, proposal, extremes, reading)
     if not ends.are_within(tolerance / 2):
-        ends = check_groups(matrix, factor, proposal, tolerance=tolerance / 2)
+        ends = check_groups(matrix, proposal, ends, tolerance=tolerance / 2)
     if not ends.are_within(tolerance / 2):
         return None
     frobenius_norm = math.sqrt(reading.sum_of_squares)
@@ -184,21 +184,34 @@ def _bound_first(pairs: RitzPairs, squared_length: float, square: float) -> floa
     return bound_error(closeness) / 2
 
 
-def check_groups(matrix: TallMatrix, factor: CpuFactor, proposal: Proposal, *, tolerance: float) -> Ends:
-    """The same from several vectors of each end, whose next neighbours are further away; the lower end is refined."""
-    top = np.linalg.qr(proposal.top.vectors.astype(np.float64))[0]
-    reading = matrix.multiply_twice(top)
+def check_groups(matrix: TallMatrix, proposal: Proposal, ends: Ends, *, tolerance: float) -> Ends:
+    """Judge an end that did not pass by several vectors, whose next neighbours are further away.
+
+    Args:
+        matrix: A, to be read again.
+        proposal: Where the vectors come from.
+        ends: What `check_extremes` said.
+        tolerance: What is good enough.
+    """
+    if ends.top_error > tolerance:
+        sigma_max, top_error = find_largest(matrix, np.linalg.qr(proposal.top.vectors.astype(np.float64))[0])
+        ends = replace(ends, sigma_max=sigma_max, top_error=top_error)
+    if ends.low_error > tolerance and ends.top_error <= tolerance:
+        basis = smooth(proposal.factor, proposal.low.vectors)
+        triplets = refine_lowest(matrix, proposal.factor, basis, tolerance=tolerance)
+        ends = replace(ends, sigma_min=float(triplets.values[0]), low_error=triplets.relative_error)
+    return ends
+
+
+def find_largest(matrix: TallMatrix, basis: FloatArray) -> tuple[float, float]:
+    """The largest singular value that the span of `basis` shows, and a bound on its relative error."""
+    reading = matrix.multiply_twice(basis)
     _, values, rotation = np.linalg.svd(reading.product, full_matrices=False)
-    residuals = reading.normal @ rotation.T - (top @ rotation.T) * values**2
+    residuals = reading.normal @ rotation.T - (basis @ rotation.T) * values**2
     lengths = np.linalg.norm(residuals, axis=0) / values[0] ** 2
     distances = 1.0 - (values / values[0]) ** 2
-    triplets = refine_lowest(matrix, factor, smooth(factor, proposal.low.vectors), tolerance=tolerance)
-    return Ends(
-        sigma_max=float(values[0]),
-        sigma_min=float(triplets.values[0]),
-        top_error=bound_error(Closeness(distances=distances, residuals=lengths, squares=lengths**2)) / 2,
-        low_error=triplets.relative_error,
-    )
+    error = bound_error(Closeness(distances=distances, residuals=lengths, squares=lengths**2))
+    return float(values[0]), error / 2
 
 
 def estimate_correction(factor: CpuFactor, probes: FloatArray, products: FloatArray) -> tuple[float, float]:
