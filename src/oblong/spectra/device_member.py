@@ -127,6 +127,9 @@ class DeviceGram:
         values = self._stacked.values[self._member]
         return fetch(values @ send(vector, values))
 
+    def to_float32(self) -> None:
+        """Nothing: a stack is searched in float64."""
+
     def factorise(self, *, overwrite: bool = False) -> DeviceFactor | None:
         """Cholesky factor, or None if G is not positive definite to working precision; found already, beside G."""
         return DeviceFactor(self._stacked, self._member) if self._stacked.is_positive[self._member] else None

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from oblong.spectra.convergence import CLUSTER_SAFETY
+from oblong.spectra.convergence import CLUSTER_SAFETY, Closeness, bound_error
 from oblong.spectra.lanczos import RitzPairs, compute_largest
 from oblong.spectra.operators import Factor, Gram, Matrix
 from oblong.spectra.refinement import LowestTriplets, correct_log_volume, refine_lowest, smooth
@@ -30,6 +30,12 @@ NUM_REFINED: Final = 6
 
 NEARLY_INVARIANT: Final = 1e-2
 """Relative residual of a Lanczos vector that is worth starting a refinement from."""
+
+FLOAT32_SIDE: Final = 1024
+"""From this short side on G no longer fits into the cache, and a product with it costs what reading it does."""
+
+FLOAT32_MARGIN: Final = 0.03
+"""Share of the tolerance at which a float32 iteration stops, so that the check in float64 usually passes."""
 
 GRAM_LIMIT: Final = 0.05
 """Above this relative error of G's smallest eigenvalue the factor is no longer a safe preconditioner."""
@@ -123,13 +129,72 @@ def measure_by_gram(matrix: Matrix, *, full: bool, tolerance: float) -> GramResu
         tolerance=MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
     )
-    top = search(gram.multiply_vector)
+    top = find_top_by_float32(gram, matrix.num_columns, tolerance=tolerance)
+    if top is None or not top.converged:
+        top = search(gram.multiply_vector)
     factor = gram.factorise(overwrite=not full)
     if factor is None:
         return None
     inverse = search(factor.solve_vector, num_pairs=NUM_REFINED)
     found = Search(gram=gram, factor=factor, top=top, inverse=inverse)
     return decide(matrix, found, full=full, tolerance=tolerance)
+
+
+def find_top_by_float32(gram: Gram, size: int, *, tolerance: float) -> RitzPairs | None:
+    """The largest eigenvalue of a large G: sought in float32, and judged by one product in float64.
+
+    Args:
+        gram: G.
+        size: p.
+        tolerance: Relative error that passes.
+
+    Returns:
+        One pair; None if the matrix is small, or the search failed.
+    """
+    rounded = gram.to_float32() if size >= FLOAT32_SIDE else None
+    if rounded is None:
+        return None
+    rough = compute_largest(
+        rounded.multiply_vector,
+        size,
+        tolerance=FLOAT32_MARGIN * tolerance,
+        max_steps=MAX_LANCZOS_STEPS,
+        num_pairs=2,
+        dtype=np.float32,
+    )
+    if rough is None or not rough.converged:
+        return None
+    vector = rough.vectors[:, 0].astype(np.float64)
+    vector /= np.linalg.norm(vector)
+    product = gram.multiply_vector(vector)
+    value = float(vector @ product)
+    length = float(np.linalg.norm(product - value * vector))
+    error = bound_first(rough, (length / value) ** 2, (length / value) ** 2)
+    return RitzPairs(
+        values=np.array([value]),
+        vectors=vector[:, None],
+        residuals=np.array([length]),
+        error=error,
+        converged=error <= tolerance,
+    )
+
+
+def bound_first(pairs: RitzPairs, squared_length: float, square: float) -> float:
+    """Bound on the relative error of the first eigenvalue, whose residual was measured in float64.
+
+    Args:
+        pairs: What the search found, the first two at least: the gap between them counts.
+        squared_length: Of the residual (`Closeness.residuals`).
+        square: The same in the norm that belongs in the quadratic bound (`Closeness.squares`).
+    """
+    values = pairs.values[:2]
+    others = pairs.residuals[1:2] / values[0]
+    closeness = Closeness(
+        distances=1.0 - values / values[0],
+        residuals=np.append(math.sqrt(squared_length), others),
+        squares=np.append(max(square, 0.0), others**2),
+    )
+    return bound_error(closeness)
 
 
 def decide(matrix: Matrix, found: Search, *, full: bool, tolerance: float) -> GramResult | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from oblong.spectra.convergence import Closeness, bound_error
 from oblong.spectra.gram import CpuFactor, CpuGram
-from oblong.spectra.gram_route import MAX_LANCZOS_STEPS, GramResult, Scale
+from oblong.spectra.gram_route import FLOAT32_MARGIN, MAX_LANCZOS_STEPS, GramResult, Scale, bound_first
 from oblong.spectra.lanczos import RitzPairs, compute_largest
 from oblong.spectra.null import compute_null
 from oblong.spectra.operators import Reading
@@ -33,9 +33,6 @@ SMALLEST_SIDE: Final = 320
 HOPELESS_KAPPA: Final = 300.0
 """The float32 factor of a matrix with a kappa of some 1000 breaks down, or comes out too far off to be of use. Shapes
 that have such a kappa by chance, the square ones, are not worth trying."""
-
-PROPOSAL_MARGIN: Final = 0.03
-"""Share of the tolerance at which the float32 iterations stop, so that the check in float64 usually passes."""
 
 NUM_PAIRS: Final = 4
 NUM_PROBES: Final = 16
@@ -129,7 +126,7 @@ def propose(gram: CpuGram, *, tolerance: float) -> Proposal | None:
     search = partial(
         compute_largest,
         dimension=gram.size,
-        tolerance=PROPOSAL_MARGIN * tolerance,
+        tolerance=FLOAT32_MARGIN * tolerance,
         max_steps=MAX_LANCZOS_STEPS,
         num_pairs=NUM_PAIRS,
         dtype=np.float32,
@@ -165,23 +162,12 @@ def check_extremes(factor: CpuFactor, proposal: Proposal, vectors: FloatArray, r
     return Ends(
         sigma_max=math.sqrt(values[0]),
         sigma_min=math.sqrt(values[1]),
-        top_error=_bound_first(proposal.top, float(top @ top), float(top @ top)),
-        low_error=_bound_first(
+        top_error=bound_first(proposal.top, float(top @ top), float(top @ top)) / 2,
+        low_error=bound_first(
             proposal.low, float(direction @ direction), float(residuals[:, 1] @ direction) / float(values[1])
-        ),
+        )
+        / 2,
     )
-
-
-def _bound_first(pairs: RitzPairs, squared_length: float, square: float) -> float:
-    """Bound on the relative error of a singular value whose residual was measured (see `Closeness`)."""
-    values = pairs.values[:2]
-    others = pairs.residuals[1:2] / values[0]
-    closeness = Closeness(
-        distances=1.0 - values / values[0],
-        residuals=np.append(math.sqrt(squared_length), others),
-        squares=np.append(max(square, 0.0), others**2),
-    )
-    return bound_error(closeness) / 2
 
 
 def check_groups(matrix: TallMatrix, proposal: Proposal, ends: Ends, *, tolerance: float) -> Ends:

@@ -45,6 +45,9 @@ class Gram(Protocol):
     def multiply_vector(self, vector: NDArray[Any]) -> NDArray[Any]:
         """G v for v of shape (p,)."""
 
+    def to_float32(self) -> Gram | None:
+        """The same matrix rounded to float32; None where there is nothing to gain by it."""
+
     def factorise(self, *, overwrite: bool = False) -> Factor | None:
         """Cholesky factor, or None if G is not positive definite to working precision.
 
