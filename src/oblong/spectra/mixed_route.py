@@ -71,9 +71,10 @@ class Ends:
     top_error: float
     low_error: float
 
-    def are_within(self, tolerance: float) -> bool:
-        """Whether both are good enough."""
-        return max(self.top_error, self.low_error) <= tolerance
+    @property
+    def error(self) -> float:
+        """Bound on the relative error of their ratio."""
+        return self.top_error + self.low_error
 
 
 def is_promising(matrix: TallMatrix) -> bool:
@@ -104,9 +105,9 @@ def measure_by_mixed(matrix: TallMatrix, *, tolerance: float) -> GramResult | No
     if log_volume_error > LOG_VOLUME_TOLERANCE * matrix.num_columns:
         return None
     ends = check_extremes(factor, proposal, extremes, reading)
-    if not ends.are_within(tolerance / 2):
-        ends = check_groups(matrix, proposal, ends, tolerance=tolerance / 2)
-    if not ends.are_within(tolerance / 2):
+    if ends.error > tolerance:
+        ends = check_groups(matrix, proposal, ends, tolerance=tolerance)
+    if ends.error > tolerance:
         return None
     frobenius_norm = math.sqrt(reading.sum_of_squares)
     return GramResult(
@@ -177,14 +178,14 @@ def check_groups(matrix: TallMatrix, proposal: Proposal, ends: Ends, *, toleranc
         matrix: A, to be read again.
         proposal: Where the vectors come from.
         ends: What `check_extremes` said.
-        tolerance: What is good enough.
+        tolerance: What is good enough for both together.
     """
-    if ends.top_error > tolerance:
+    if ends.top_error > tolerance / 2:
         sigma_max, top_error = find_largest(matrix, np.linalg.qr(proposal.top.vectors.astype(np.float64))[0])
         ends = replace(ends, sigma_max=sigma_max, top_error=top_error)
-    if ends.low_error > tolerance and ends.top_error <= tolerance:
+    if ends.top_error <= tolerance / 2 < ends.low_error:
         basis = smooth(proposal.factor, proposal.low.vectors)
-        triplets = refine_lowest(matrix, proposal.factor, basis, tolerance=tolerance)
+        triplets = refine_lowest(matrix, proposal.factor, basis, tolerance=tolerance / 2)
         ends = replace(ends, sigma_min=float(triplets.values[0]), low_error=triplets.relative_error)
     return ends
 
@@ -220,7 +221,7 @@ def estimate_correction(factor: CpuFactor, probes: FloatArray, products: FloatAr
 
 
 def bound_kappa_error(matrix: TallMatrix, ends: Ends, frobenius_norm: float, tolerance: float) -> float:
-    """Bound on the relative error of kappa: the tolerance that both ends were found to meet, and rounding."""
+    """Bound on the relative error of kappa: the tolerance that the ends were found to meet, and rounding."""
     scale = Scale(
         num_rows=matrix.num_rows,
         num_columns=matrix.num_columns,
