@@ -1,0 +1,235 @@
+"""A new speech LLM from a Whisper model and a causal language model, and a saved one read back."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from oblong.checkpoints.locate import locate_model
+from oblong.errors import CorruptCheckpointError, SpeechModelError, UnsupportedFormatError
+from oblong.models.causal_lm import TORCH_DTYPES, Dtype, load_causal_lm
+from oblong.models.quiet import quiet_transformers
+from oblong.models.speech_lm.adaptor import SpeechAdaptor
+from oblong.models.speech_lm.chat_template import AUDIO_TOKEN, find_end_of_turn, get_chat_template, wrap_chat_template
+from oblong.models.speech_lm.configuration import AdaptorConfig, SpeechLMConfig
+from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
+from oblong.models.speech_lm.processing import SpeechLMProcessor
+from oblong.models.speech_lm.whisper_encoder import (
+    check_feature_extractor,
+    read_encoder_config,
+    read_feature_extractor,
+    read_whisper_encoder,
+)
+
+NUM_PROBE_TOKENS: Final = 8
+MAX_NAMES_SHOWN: Final = 3
+
+
+def build_speech_lm(
+    encoder: Path | str,
+    language_model: Path | str,
+    adaptor: AdaptorConfig | None = None,
+    *,
+    dtype: Dtype = "bfloat16",
+    seed: int = 0,
+) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
+    """Put a speech LLM together: pre-trained towers, frozen, and a fresh adaptor, which trains.
+
+    Args:
+        encoder: a Whisper model: directory, Hub id in the cache, or a name that `oblong fetch` knows.
+        language_model: a causal language model, the same way.
+        adaptor: what joins them; default: the paper's.
+        dtype: of the towers in memory; the adaptor is float32 unless its configuration says otherwise.
+        seed: of the adaptor's weights.
+
+    Returns:
+        The model, in evaluation mode, and its processor.
+
+    Raises:
+        ModelNotFoundError, UnsupportedFormatError, CorruptCheckpointError: a part cannot be loaded.
+        SpeechModelError: the parts do not fit together.
+    """
+    encoder_path = locate_model(str(encoder))
+    audio_config = read_encoder_config(encoder_path)
+    loaded = load_causal_lm(str(language_model), dtype=dtype)
+    check_head(loaded.model, loaded.path)
+    with quiet_transformers():
+        processor = make_processor(read_feature_extractor(encoder_path, audio_config), loaded.tokenizer, adaptor)
+        config = make_config(audio_config, loaded.model.config, adaptor or AdaptorConfig(), processor)
+        tower = read_whisper_encoder(encoder_path, TORCH_DTYPES[dtype])
+        model = assemble(config, tower, loaded.model, seed=seed)
+    model.generation_config = make_generation_config(loaded.model, processor, config)
+    model.freeze_towers()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, processor
+
+
+def load_speech_lm(
+    path: Path | str, *, dtype: Dtype = "bfloat16"
+) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
+    """Read a saved speech LLM, strictly.
+
+    Args:
+        path: a directory that `save_pretrained` of model and processor wrote.
+        dtype: of the towers in memory.
+
+    Raises:
+        UnsupportedFormatError: something is not there, or not a speech LLM.
+        CorruptCheckpointError: tensors are missing.
+        SpeechModelError: tensors of another width than the configuration's.
+    """
+    directory = locate_model(str(path))
+    with quiet_transformers():
+        processor = _load_processor(directory)
+        model, report = _load_model(directory, TORCH_DTYPES[dtype])
+    _refuse_misfits(directory, report)
+    check_feature_extractor(processor.feature_extractor, model.config.audio_config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, processor
+
+
+def make_processor(
+    extractor: Any, tokenizer: PreTrainedTokenizerBase, adaptor: AdaptorConfig | None = None
+) -> SpeechLMProcessor:
+    """The processor of a new model; the placeholder is added to the tokenizer, the template is taught to hear.
+
+    Raises:
+        SpeechModelError: see `find_end_of_turn`.
+    """
+    if tokenizer.pad_token is None:
+        # Safe, since nothing here goes by the padding's id: masks and labels are set by position.
+        tokenizer.pad_token = tokenizer.eos_token
+    template = get_chat_template(tokenizer)
+    end_of_turn = find_end_of_turn(tokenizer, template)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO_TOKEN]}, replace_extra_special_tokens=False)
+    return SpeechLMProcessor(
+        extractor,
+        tokenizer,
+        chat_template=wrap_chat_template(template, end_of_turn),
+        downsampling=(adaptor or AdaptorConfig()).downsampling,
+        end_of_turn=end_of_turn,
+    )
+
+
+def make_config(
+    audio_config: Any, text_config: Any, adaptor: AdaptorConfig, processor: SpeechLMProcessor
+) -> SpeechLMConfig:
+    """The configuration of a new model."""
+    prompt: list[int] = processor.tokenizer(processor.make_prompt(), add_special_tokens=False)["input_ids"]
+    return SpeechLMConfig(
+        audio_config=audio_config,
+        text_config=copy_text_config(text_config),
+        adaptor_config=adaptor,
+        audio_token_id=processor.audio_token_id,
+        default_prompt_ids=prompt,
+    )
+
+
+def copy_text_config(text_config: Any) -> Any:
+    """A language model's configuration without how its file was packed: in memory it no longer is."""
+    copied = copy.deepcopy(text_config)
+    if hasattr(copied, "quantization_config"):
+        del copied.quantization_config
+    return copied
+
+
+def make_generation_config(
+    language_model: PreTrainedModel, processor: SpeechLMProcessor, config: SpeechLMConfig
+) -> GenerationConfig:
+    """How to decode: greedily, to the end of the turn or what else the language model stops at."""
+    given: Any = language_model.generation_config
+    tokenizer = processor.tokenizer
+    ends = given.eos_token_id if isinstance(given.eos_token_id, list) else [given.eos_token_id]
+    last = tokenizer(processor.end_of_turn, add_special_tokens=False)["input_ids"][-1]
+    stops = sorted({last, *(end for end in ends if end is not None)})
+    padding = tokenizer.pad_token_id
+    configuration: Any = GenerationConfig  # its constructor has no annotations
+    result: GenerationConfig = configuration(
+        bos_token_id=given.bos_token_id,
+        eos_token_id=stops,
+        pad_token_id=last if padding is None else padding,
+        do_sample=False,
+        # A vocabulary with spare rows may have one for the placeholder; nothing may be transcribed as it.
+        suppress_tokens=[config.audio_token_id] if config.audio_token_id < config.text_config.vocab_size else None,
+    )
+    return result
+
+
+def assemble(
+    config: SpeechLMConfig, tower: nn.Module, language_model: PreTrainedModel, *, seed: int
+) -> SpeechLMForConditionalGeneration:
+    """Hang loaded parts into an empty model, and give it a fresh adaptor at the scale of the embeddings."""
+    with torch.device("meta"):
+        model = SpeechLMForConditionalGeneration(config)
+    model.model.audio_tower = tower
+    model.model.language_model = language_model.base_model
+    model.lm_head = language_model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adaptor = SpeechAdaptor(config)
+    dtype = torch.float32 if config.adaptor_config.keep_float32 else model.lm_head.weight.dtype
+    model.model.multi_modal_projector = adaptor.to(dtype)
+    model.match_adaptor_scale()
+    return model
+
+
+@torch.no_grad()
+def check_head(model: Any, path: Path) -> None:
+    """Make sure that a language model's logits are its head applied to its last hidden states, and nothing more.
+
+    The composite computes just that; a family that caps or scales logits, or adds a bias, would answer differently.
+
+    Raises:
+        SpeechModelError: they are not.
+    """
+    head: Any = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and getattr(head, "bias", None) is None:
+        ids = torch.arange(min(NUM_PROBE_TOKENS, model.config.get_text_config().vocab_size))[None]
+        if torch.equal(head(model.base_model(ids).last_hidden_state), model(ids).logits):
+            return
+    kind = model.config.model_type
+    raise SpeechModelError(
+        f"{path}: a {kind!r} model does more to its logits than multiply by its head, which a speech LLM does not: "
+        "choose a language model of another family (Llama, Mistral, Qwen, SmolLM)"
+    )
+
+
+def _load_processor(directory: Path) -> SpeechLMProcessor:
+    try:
+        processor = SpeechLMProcessor.from_pretrained(directory)
+    except Exception as error:  # missing or broken files raise many kinds
+        raise UnsupportedFormatError(directory, f"its processor cannot be loaded: {error}") from error
+    whole: SpeechLMProcessor = processor
+    return whole
+
+
+def _load_model(directory: Path, dtype: torch.dtype) -> tuple[SpeechLMForConditionalGeneration, Any]:
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    loader: Any = SpeechLMForConditionalGeneration
+    try:
+        model, report = loader.from_pretrained(directory, **options)
+    except OSError as error:
+        raise UnsupportedFormatError(directory, f"transformers cannot load it: {error}") from error
+    return model, report
+
+
+def _refuse_misfits(directory: Path, report: Any) -> None:
+    if mismatched := sorted(
+        str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]
+    ):
+        raise SpeechModelError(
+            f"{directory}: {_shorten(mismatched)} have other widths than its config.json says: encoder, adaptor and "
+            "language model must be those that were trained together"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise CorruptCheckpointError(directory, f"lacks tensors that its configuration asks for: {_shorten(missing)}")
+
+
+def _shorten(names: list[str]) -> str:
+    rest = len(names) - MAX_NAMES_SHOWN
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
