@@ -26,6 +26,7 @@ from oblong.models.speech_lm.encoded_audio import EncodedAudio
 from oblong.models.speech_lm.gating import decide_gate, set_adapters_enabled
 from oblong.models.speech_lm.generation import SpeechGenerationMixin
 
+IGNORED: Final = -100  # torch's own label for positions without one
 # Embedding tables are large; these many rows say enough about their scale.
 MAX_ROWS_MEASURED: Final = 4096
 
@@ -129,6 +130,7 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
         logits_to_keep: int | torch.Tensor = 0,
         audio_features: AudioFeatures | None = None,
         audio_features_mask: torch.Tensor | None = None,
+        labelled_logits_only: bool = False,
         **kwargs: Any,
     ) -> SpeechLMOutput:
         """Predict the next tokens of prompts with or without audio.
@@ -142,10 +144,12 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
             past_key_values: transformers' cache.
             inputs_embeds: (B, L, H) instead of `input_ids`, without audio.
             labels: (B, L), -100 where nothing is to be learned.
-            use_cache: whether to return a cache.
+            use_cache: whether to return a cache; not by default where there are labels.
             logits_to_keep: last positions to compute logits for, 0 for all.
             audio_features: cached encoder states instead of `input_features`: (T_i, D) each, or (N, T, D).
             audio_features_mask: (N, T), the valid frames of a padded tensor.
+            labelled_logits_only: with labels, compute only the logits that the loss looks at, (number of labels,
+                vocabulary): a prompt with audio is many times longer than its transcript.
             kwargs: to the language model, and to the loss (`num_items_in_batch`).
 
         Raises:
@@ -163,16 +167,19 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+            use_cache=labels is None if use_cache is None else use_cache,
             audio_features=audio_features,
             audio_features_mask=audio_features_mask,
             **kwargs,
         )
+        shifted = None if labels is None else shift_labels(labels)
+        if shifted is not None and labelled_logits_only:
+            logits_to_keep, shifted = shifted != IGNORED, shifted[shifted != IGNORED]
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
-        if labels is not None:
+        if shifted is not None:
             vocab_size = self.config.text_config.vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+            loss = self.loss_function(logits, None, vocab_size=vocab_size, shift_labels=shifted, **kwargs)
         return SpeechLMOutput(
             loss=loss,
             logits=logits,
@@ -181,3 +188,8 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )
+
+
+def shift_labels(labels: torch.Tensor) -> torch.Tensor:
+    """What each position is to predict: the label of the next one, none at the end; (B, L)."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)

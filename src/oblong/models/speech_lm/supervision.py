@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 
 from oblong.errors import VerificationError
+from oblong.models.speech_lm.modeling import IGNORED
 from oblong.models.speech_lm.processing import SpeechLMProcessor
-
-IGNORED: Final = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

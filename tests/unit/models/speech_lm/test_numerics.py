@@ -120,6 +120,24 @@ def test_accumulated_losses_are_divided_by_all_items(speech_lm: SpeechLM) -> Non
     assert sum(halves) == pytest.approx(model(**batch).loss.item(), rel=1e-3)
 
 
+def test_logits_where_labels_are_give_the_same_loss_and_gradients(speech_lm: SpeechLM) -> None:
+    model, _ = speech_lm
+    batch = make_batch(speech_lm)
+    model.freeze_towers()
+    results = []
+    for only in (False, True):
+        output = model(**batch, labelled_logits_only=only)
+        output.loss.backward()
+        results.append((output, model.model.multi_modal_projector.projection.weight.grad.clone()))
+        model.zero_grad(set_to_none=True)
+    (whole, gradient), (part, same_gradient) = results
+    places = batch["labels"][:, 1:] != -100
+    assert torch.equal(part.logits, whole.logits[:, :-1][places])
+    assert part.past_key_values is None
+    torch.testing.assert_close(part.loss, whole.loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(same_gradient, gradient, rtol=1e-3, atol=1e-6)
+
+
 def test_gradients_reach_the_adaptor_and_no_frozen_tower(speech_lm: SpeechLM) -> None:
     model, _ = speech_lm
     batch = make_batch(speech_lm)
