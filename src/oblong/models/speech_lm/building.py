@@ -17,6 +17,7 @@ from oblong.models.quiet import quiet_transformers
 from oblong.models.speech_lm.adaptor import SpeechAdaptor
 from oblong.models.speech_lm.chat_template import AUDIO_TOKEN, find_end_of_turn, get_chat_template, wrap_chat_template
 from oblong.models.speech_lm.configuration import AdaptorConfig, SpeechLMConfig
+from oblong.models.speech_lm.head import check_head
 from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
 from oblong.models.speech_lm.processing import SpeechLMProcessor
 from oblong.models.speech_lm.whisper_encoder import (
@@ -26,7 +27,6 @@ from oblong.models.speech_lm.whisper_encoder import (
     read_whisper_encoder,
 )
 
-NUM_PROBE_TOKENS: Final = 8
 MAX_NAMES_SHOWN: Final = 3
 
 
@@ -60,7 +60,7 @@ def build_speech_lm(
     check_head(loaded.model, loaded.path)
     with quiet_transformers():
         processor = make_processor(read_feature_extractor(encoder_path, audio_config), loaded.tokenizer, adaptor)
-        config = make_config(audio_config, loaded.model.config, adaptor or AdaptorConfig(), processor)
+        config = make_config(audio_config, loaded.model, adaptor or AdaptorConfig(), processor)
         tower = read_whisper_encoder(encoder_path, TORCH_DTYPES[dtype])
         model = assemble(config, tower, loaded.model, seed=seed)
     model.generation_config = make_generation_config(loaded.model, processor, config)
@@ -117,16 +117,18 @@ def make_processor(
 
 
 def make_config(
-    audio_config: Any, text_config: Any, adaptor: AdaptorConfig, processor: SpeechLMProcessor
+    audio_config: Any, language_model: PreTrainedModel, adaptor: AdaptorConfig, processor: SpeechLMProcessor
 ) -> SpeechLMConfig:
     """The configuration of a new model."""
+    head: Any = language_model.get_output_embeddings()  # type: ignore[no-untyped-call]
     prompt: list[int] = processor.tokenizer(processor.make_prompt(), add_special_tokens=False)["input_ids"]
     return SpeechLMConfig(
         audio_config=audio_config,
-        text_config=copy_text_config(text_config),
+        text_config=copy_text_config(language_model.config),
         adaptor_config=adaptor,
         audio_token_id=processor.audio_token_id,
         default_prompt_ids=prompt,
+        lm_head_bias=getattr(head, "bias", None) is not None,
     )
 
 
@@ -176,27 +178,6 @@ def assemble(
     model.model.multi_modal_projector = adaptor.to(dtype)
     model.match_adaptor_scale()
     return model
-
-
-@torch.no_grad()
-def check_head(model: Any, path: Path) -> None:
-    """Make sure that a language model's logits are its head applied to its last hidden states, and nothing more.
-
-    The composite computes just that; a family that caps or scales logits, or adds a bias, would answer differently.
-
-    Raises:
-        SpeechModelError: they are not.
-    """
-    head: Any = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and getattr(head, "bias", None) is None:
-        ids = torch.arange(min(NUM_PROBE_TOKENS, model.config.get_text_config().vocab_size))[None]
-        if torch.equal(head(model.base_model(ids).last_hidden_state), model(ids).logits):
-            return
-    kind = model.config.model_type
-    raise SpeechModelError(
-        f"{path}: a {kind!r} model does more to its logits than multiply by its head, which a speech LLM does not: "
-        "choose a language model of another family (Llama, Mistral, Qwen, SmolLM)"
-    )
 
 
 def _load_processor(directory: Path) -> SpeechLMProcessor:

@@ -64,6 +64,7 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
         audio_token_id: stands in the prompt where an audio token goes; never looked up in the embedding table.
         default_prompt_ids: the transcription prompt with one placeholder, used where `generate` gets audio alone.
         audio_gated_adapters: switch PEFT adapters off wherever no audio is heard, so that text behaves as before.
+        lm_head_bias: whether the language model's head has a bias.
         tie_word_embeddings: follows `text_config`.
     """
 
@@ -80,6 +81,7 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     audio_token_id: int = 128_256
     default_prompt_ids: list[int] | None = None
     audio_gated_adapters: bool = False
+    lm_head_bias: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

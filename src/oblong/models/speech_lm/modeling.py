@@ -25,6 +25,7 @@ from oblong.models.speech_lm.configuration import SpeechLMConfig
 from oblong.models.speech_lm.encoded_audio import EncodedAudio
 from oblong.models.speech_lm.gating import decide_gate, set_adapters_enabled
 from oblong.models.speech_lm.generation import SpeechGenerationMixin
+from oblong.models.speech_lm.head import finish_logits
 
 IGNORED: Final = -100  # torch's own label for positions without one
 # Embedding tables are large; these many rows say enough about their scale.
@@ -49,7 +50,8 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
     def __init__(self, config: SpeechLMConfig) -> None:
         super().__init__(config)
         self.model = SpeechLMModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        width, vocab_size = config.text_config.hidden_size, config.text_config.vocab_size
+        self.lm_head = nn.Linear(width, vocab_size, bias=config.lm_head_bias)
         # Where the table is called depends on the family of the language model.
         self._tied_weights_keys = {"lm_head.weight": f"model.{find_embedding_name(self.model)}.weight"}
         self.post_init()  # type: ignore[no-untyped-call]
@@ -175,7 +177,8 @@ class SpeechLMForConditionalGeneration(  # type: ignore[no-untyped-call]  # tran
         shifted = None if labels is None else shift_labels(labels)
         if shifted is not None and labelled_logits_only:
             logits_to_keep, shifted = shifted != IGNORED, shifted[shifted != IGNORED]
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        hidden = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        logits = finish_logits(self.lm_head(hidden), self.config.text_config)
         loss = None
         if shifted is not None:
             vocab_size = self.config.text_config.vocab_size

@@ -16,6 +16,10 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     WhisperModel,
 )
 
@@ -60,6 +64,16 @@ def make_gemma2() -> Gemma2ForCausalLM:
     return Gemma2ForCausalLM(Gemma2Config(**SIZES, **TINY, num_key_value_heads=1, head_dim=16))
 
 
+def make_granite() -> GraniteForCausalLM:
+    return GraniteForCausalLM(GraniteConfig(**SIZES, **TINY, num_key_value_heads=1, logits_scaling=3.0))
+
+
+def make_phi() -> PhiForCausalLM:
+    model = PhiForCausalLM(PhiConfig(**SIZES, **TINY))
+    torch.nn.init.normal_(model.lm_head.bias)
+    return model
+
+
 def test_the_encoder_is_whispers(tmp_path: Path) -> None:
     path = save_tiny_whisper(tmp_path)
     encoder = read_whisper_encoder(path, torch.float32)
@@ -70,7 +84,7 @@ def test_the_encoder_is_whispers(tmp_path: Path) -> None:
     assert encoder.config.max_source_positions == 50
 
 
-@pytest.mark.parametrize("make", [make_gpt2, make_neox])
+@pytest.mark.parametrize("make", [make_gpt2, make_neox, make_gemma2, make_granite, make_phi])
 def test_other_families_of_language_models_work(tmp_path: Path, make: Any) -> None:
     torch.manual_seed(0)
     bare = make().eval()
@@ -89,9 +103,10 @@ def test_other_families_of_language_models_work(tmp_path: Path, make: Any) -> No
     assert tied == bare.config.tie_word_embeddings
 
 
-def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
+def test_a_language_model_with_a_rule_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oblong.models.speech_lm.head.finish_logits", lambda logits, config: logits)
     whisper = save_tiny_whisper(tmp_path / "whisper")
-    with pytest.raises(SpeechModelError, match="'gemma2' model does more to its logits"):
+    with pytest.raises(SpeechModelError, match="a 'gemma2' model makes its logits in a way of its own"):
         build_speech_lm(whisper, save_other(tmp_path / "llm", make_gemma2()), dtype="float32")
 
 
@@ -186,6 +201,7 @@ def test_the_papers_scale_is_built_on_the_meta_device() -> None:
     counts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     # Linear 5120 x 4096, two layers of four 4096 x 4096, biases, and four norms of 2 x 4096.
     adaptor = 5120 * 4096 + 4096 + 2 * 4 * (4096 * 4096 + 4096) + 4 * 2 * 4096
+    assert {"LlamaDecoderLayer", "VoxtralEncoderLayer"} <= set(model._no_split_modules or ())  # what FSDP wraps
     assert counts == {
         "encoder": 636_968_960,
         "adaptor": adaptor,
