@@ -12,7 +12,7 @@ from oblong.errors import VerificationError
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.tuning.apply import apply_plan
 from oblong.tuning.prove import digest_unstored, prove_frozen
-from tests.speech_builders import build_tiny
+from tests.speech_builders import build_tiny, make_tones, wake_attention
 from tests.tuning_builders import SELECTED, make_plan
 
 PREFIX = "model.language_model."
@@ -43,6 +43,22 @@ def test_a_plan_of_the_bare_language_model_trains_the_one_inside(tmp_path: Path,
         model.lm_head.weight.add_(1.0)
     with pytest.raises(VerificationError, match="is outside the Plan, and moved"):
         prove_frozen(applied, stored, model_name=str(llama), unstored=unstored)
+
+
+def test_float32_masters_learn_and_transcribe_under_autocast(tmp_path: Path) -> None:
+    model, processor = build_tiny(tmp_path, dtype="bfloat16")
+    wake_attention(model)
+    model.freeze_towers()
+    applied = apply_plan(model.as_causal_lm(), make_plan(tmp_path / "llama"))
+    request = processor.apply_transcription_request(make_tones([0.3, 0.8]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**request, labels=request["input_ids"] % 258).loss.backward()
+        output = model.generate(**request, max_new_tokens=4)
+    assert output.shape == (2, request["input_ids"].shape[1] + 4)
+    adaptor = model.model.multi_modal_projector.parameters()
+    for parameter in (*applied.trained.values(), *adaptor):
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
 
 
 def test_the_language_model_can_be_seen_on_its_own(tmp_path: Path) -> None:
