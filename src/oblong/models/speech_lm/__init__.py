@@ -5,9 +5,10 @@ Importing this makes transformers' Auto classes and its speech recognition pipel
 
 from oblong.models.speech_lm.adaptor_file import load_adaptor, save_adaptor
 from oblong.models.speech_lm.base_model import SpeechLMModel
-from oblong.models.speech_lm.building import build_speech_lm, load_speech_lm
+from oblong.models.speech_lm.building import build_speech_lm
 from oblong.models.speech_lm.configuration import AdaptorConfig, SpeechLMConfig, make_paper_config
 from oblong.models.speech_lm.encoded_audio import EncodedAudio
+from oblong.models.speech_lm.loading import load_speech_lm
 from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
 from oblong.models.speech_lm.processing import SpeechLMProcessor
 from oblong.models.speech_lm.registration import register

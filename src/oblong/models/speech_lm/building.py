@@ -1,17 +1,16 @@
-"""A new speech LLM from a Whisper model and a causal language model, and a saved one read back."""
+"""A new speech LLM from a Whisper model and a causal language model."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from oblong.checkpoints.locate import locate_model
-from oblong.errors import CorruptCheckpointError, SpeechModelError, UnsupportedFormatError
 from oblong.models.causal_lm import TORCH_DTYPES, Dtype, load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.speech_lm.adaptor import SpeechAdaptor
@@ -21,13 +20,10 @@ from oblong.models.speech_lm.head import check_head
 from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
 from oblong.models.speech_lm.processing import SpeechLMProcessor
 from oblong.models.speech_lm.whisper_encoder import (
-    check_feature_extractor,
     read_encoder_config,
     read_feature_extractor,
     read_whisper_encoder,
 )
-
-MAX_NAMES_SHOWN: Final = 3
 
 
 def build_speech_lm(
@@ -65,30 +61,6 @@ def build_speech_lm(
         model = assemble(config, tower, loaded.model, seed=seed)
     model.generation_config = make_generation_config(loaded.model, processor, config)
     model.freeze_towers()
-    model.eval()  # type: ignore[no-untyped-call]
-    return model, processor
-
-
-def load_speech_lm(
-    path: Path | str, *, dtype: Dtype = "bfloat16"
-) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
-    """Read a saved speech LLM, strictly.
-
-    Args:
-        path: a directory that `save_pretrained` of model and processor wrote.
-        dtype: of the towers in memory.
-
-    Raises:
-        UnsupportedFormatError: something is not there, or not a speech LLM.
-        CorruptCheckpointError: tensors are missing.
-        SpeechModelError: tensors of another width than the configuration's.
-    """
-    directory = locate_model(str(path))
-    with quiet_transformers():
-        processor = _load_processor(directory)
-        model, report = _load_model(directory, TORCH_DTYPES[dtype])
-    _refuse_misfits(directory, report)
-    check_feature_extractor(processor.feature_extractor, model.config.audio_config)
     model.eval()  # type: ignore[no-untyped-call]
     return model, processor
 
@@ -178,39 +150,3 @@ def assemble(
     model.model.multi_modal_projector = adaptor.to(dtype)
     model.match_adaptor_scale()
     return model
-
-
-def _load_processor(directory: Path) -> SpeechLMProcessor:
-    try:
-        processor = SpeechLMProcessor.from_pretrained(directory)
-    except Exception as error:  # missing or broken files raise many kinds
-        raise UnsupportedFormatError(directory, f"its processor cannot be loaded: {error}") from error
-    whole: SpeechLMProcessor = processor
-    return whole
-
-
-def _load_model(directory: Path, dtype: torch.dtype) -> tuple[SpeechLMForConditionalGeneration, Any]:
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    loader: Any = SpeechLMForConditionalGeneration
-    try:
-        model, report = loader.from_pretrained(directory, **options)
-    except OSError as error:
-        raise UnsupportedFormatError(directory, f"transformers cannot load it: {error}") from error
-    return model, report
-
-
-def _refuse_misfits(directory: Path, report: Any) -> None:
-    if mismatched := sorted(
-        str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]
-    ):
-        raise SpeechModelError(
-            f"{directory}: {_shorten(mismatched)} have other widths than its config.json says: encoder, adaptor and "
-            "language model must be those that were trained together"
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise CorruptCheckpointError(directory, f"lacks tensors that its configuration asks for: {_shorten(missing)}")
-
-
-def _shorten(names: list[str]) -> str:
-    rest = len(names) - MAX_NAMES_SHOWN
-    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -189,6 +189,23 @@ def test_a_saved_model_with_another_encoders_adaptor_is_refused(tmp_path: Path) 
         load_speech_lm(saved)
 
 
+def test_only_a_whole_speech_lm_is_loaded(tmp_path: Path) -> None:
+    model, processor = build_tiny(tmp_path)
+    saved = tmp_path / "saved"
+    with pytest.raises(UnsupportedFormatError, match="is a 'whisper' model, not a speech LLM"):
+        load_speech_lm(tmp_path / "whisper")
+    model.save_pretrained(saved)
+    with pytest.raises(UnsupportedFormatError, match="its processor cannot be loaded"):
+        load_speech_lm(saved)
+    processor.downsampling = 8
+    processor.save_pretrained(saved)
+    with pytest.raises(SpeechModelError, match="its downsampling is 8, the model's 4"):
+        load_speech_lm(saved)
+    (saved / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CorruptCheckpointError, match="Safetensor"):
+        load_speech_lm(saved)
+
+
 def test_the_papers_scale_is_built_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = SpeechLMForConditionalGeneration(make_paper_config())
