@@ -10,6 +10,8 @@
     |   |-- RecipeError               a recipe with one or more mistakes, all of them listed
     |   |-- SelectionError            a criterion, budget or filter that selects nothing sensible
     |   |-- PlanMismatchError         a Plan that was made for another model
+    |   |-- SpeechModelError          encoder, adaptor and language model that do not fit together
+    |   |-- SpeechInputError          audio, prompts or features that a speech model cannot take
     |   |-- DataError                 text that is missing, empty or unreadable
     |   |-- OutputExistsError         an output that would be overwritten without --force
     |   |-- OutputWriteError          an output that cannot be written (disk full, no permission)
@@ -111,6 +113,14 @@ class SelectionError(UserError):
 
 class PlanMismatchError(UserError):
     """A Plan that does not fit the model it is applied to."""
+
+
+class SpeechModelError(UserError):
+    """An encoder, adaptor and language model that do not fit together."""
+
+
+class SpeechInputError(UserError):
+    """Audio, prompts or cached features that a speech model cannot take as they are."""
 
 
 class DataError(UserError):
