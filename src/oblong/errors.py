@@ -11,6 +11,7 @@
     |   |-- SelectionError            a criterion, budget or filter that selects nothing sensible
     |   |-- PlanMismatchError         a Plan that was made for another model
     |   |-- DataError                 text that is missing, empty or unreadable
+    |   |-- AudioError                a sound file that is missing, empty or cannot be decoded
     |   |-- OutputExistsError         an output that would be overwritten without --force
     |   |-- OutputWriteError          an output that cannot be written (disk full, no permission)
     |   `-- MissingExtraError         an optional dependency that is not installed
@@ -115,6 +116,16 @@ class PlanMismatchError(UserError):
 
 class DataError(UserError):
     """Training or evaluation text that is missing, empty or unreadable."""
+
+
+class AudioError(UserError):
+    """A sound file that cannot be used; `kind` is one or two words to count by, such as `missing` or `corrupt`."""
+
+    def __init__(self, path: Path | str, reason: str, *, kind: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        self.kind = kind
+        super().__init__(f"{path}: {reason}")
 
 
 class OutputExistsError(UserError):
