@@ -8,9 +8,9 @@ the same number of clips at a time; the figures are medians over the rounds of s
 ratio within a round. What each does, so that nobody is favoured unknowingly:
 
 - oblong        sorts the clips by length, computes features, decodes with a limit and a loop guard per row.
-- transformers  `pipeline("automatic-speech-recognition")` in the order of the manifest, its defaults otherwise: no limit
-                but the model's 448 tokens. It may write more where the model loops; `same_texts` counts the clips of
-                which both wrote the same.
+- transformers  `pipeline("automatic-speech-recognition")` in the order of the manifest, its defaults otherwise: no
+                limit but the model's 448 tokens. It may write more where the model loops; `same_texts` counts the
+                clips of which both wrote the same.
 """
 
 from __future__ import annotations

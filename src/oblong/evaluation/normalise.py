@@ -73,6 +73,7 @@ def _make_normaliser(lang: str) -> Normaliser:
         spellings = f"spellings {digest_bytes(SPELLING_FILE.read_bytes()).removeprefix('sha256:')[:DIGEST_LENGTH]}"
         info = NormaliserInfo(name="whisper-english", version=f"{version}, {spellings}")
         return Normaliser(info=info, clean=_make_english())
+    clean: Callable[[str], str]
     if lang in VOWEL_SIGNS:
         info, clean = NormaliserInfo(name="basic, marks kept", version="1"), remove_punctuation
     else:

@@ -177,4 +177,6 @@ def _find_interval(
     if num_resamples == 0 or sum(count.num_reference > 0 for count in counts) < 2:
         return None
     sizes = [count.num_reference for count in counts]
-    return bootstrap_ratio([count.errors for count in counts], sizes, num_resamples=num_resamples, seed=seed)
+    interval = bootstrap_ratio([count.errors for count in counts], sizes, num_resamples=num_resamples, seed=seed)
+    # The interval is symmetric; a rate is not negative, and cutting there loses no coverage.
+    return interval.model_copy(update={"low": max(0.0, interval.low)})

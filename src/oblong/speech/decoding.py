@@ -68,7 +68,7 @@ class RowGuard(StoppingCriteria):
         self._limits = list(limits)
         self._prompt_length: int | None = None
 
-    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
         """Which rows are done, shape (num_rows,), bool. The first call comes with one new token."""
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1] - 1

@@ -81,7 +81,8 @@ def measure_loudness(samples: Samples) -> Loudness:
     starts = np.arange(0, len(samples), FRAME_SAMPLES)
     lengths = np.minimum(FRAME_SAMPLES, len(samples) - starts)
     power = np.add.reduceat(centred**2, starts) / lengths
-    return np.maximum(10 * np.log10(power + 1e-30), FLOOR_DB)
+    loudness: Loudness = np.maximum(10 * np.log10(power + 1e-30), FLOOR_DB)
+    return loudness
 
 
 def _smooth(loudness: Loudness) -> Loudness:

@@ -109,12 +109,12 @@ def test_an_interval_needs_two_utterances_with_words() -> None:
 
 
 def test_two_systems_are_compared_on_the_same_utterances() -> None:
-    references = ["one two", "three four", "five six"]
+    references = ["one two", "three four", "five six"] * 4
     ours = [score_utterance(text, text, "xx") for text in references]
     theirs = [score_utterance(text, "one six", "xx") for text in references]
     difference = bootstrap_wer_difference(ours, theirs)
     assert difference is not None
-    # They make 1 + 2 + 1 errors of 6 words, we none.
+    # Of every 6 words they get 1 + 2 + 1 wrong, we none.
     assert difference.mean == pytest.approx(-4 / 6)
     assert difference.excludes_zero
     with pytest.raises(DataError, match="same references"):

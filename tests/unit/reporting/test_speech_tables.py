@@ -10,7 +10,7 @@ from oblong.records.base import Provenance
 from oblong.reporting.speech_tables import describe_speech_evaluation, list_speech_rows, render_speech_evaluation
 
 ROWS = (
-    ("one two three four", "one too three", "en", Ending.END),
+    ("we went home early", "we want home", "en", Ending.END),
     ("sehr schön", "sehr schön sehr schön sehr schön", "de", Ending.LOOP),
     ("", "thank you", "en", Ending.END),
 )
@@ -67,7 +67,7 @@ def test_there_is_a_row_per_language_and_one_for_all() -> None:
     rows = list_speech_rows(make_evaluation())
     assert [row.lang for row in rows] == ["de", "en", "all"]
     assert [row.real_time_factor for row in rows] == [None, None, 0.25]
-    # en: two -> too, "four" is left out, and two words are invented where nothing was said.
+    # en: went -> want, "early" is left out, and two words are invented where nothing was said.
     english = rows[1].scores.words
     assert (english.substitutions, english.deletions, english.insertions, english.num_reference) == (1, 1, 2, 4)
 

@@ -72,7 +72,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> AudioLanguageMod
 def test_a_batch_is_decoded_as_its_rows_alone(kind: str, num_beams: int, request: pytest.FixtureRequest) -> None:
     transcriber: Transcriber = request.getfixturevalue(kind)
     settings = DecodingSettings(base_tokens=6, tokens_per_second=8, num_beams=num_beams)
-    windows = make_windows()
+    windows = make_windows()[: 8 if num_beams == 1 else 3]
     together = transcriber.transcribe(windows, "de", settings)
     alone = [transcriber.transcribe([window], "de", settings)[0] for window in windows]
     assert together == alone

@@ -90,7 +90,7 @@ def test_a_journal_of_another_evaluation_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_the_difference_to_a_baseline_is_paired(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path)
+    corpus = make_corpus(tmp_path, langs=("de",))
     ours = evaluate_speech(make_loaded(ScriptedTranscriber(hear_pitch)), [corpus], SETTINGS)
     deaf = make_loaded(ScriptedTranscriber(lambda samples: "tone300"), name="deaf")
     theirs = evaluate_speech(deaf, [corpus], SETTINGS)

@@ -6,6 +6,7 @@ import pytest
 from oblong.errors import SelectionError
 from oblong.records import Ending
 from oblong.speech.decoding import DecodingSettings
+from oblong.speech.sources import Samples
 from oblong.speech.transcribing import Clip, transcribe_clips
 from tests.speech_builders import ScriptedTranscriber, hear_pitch, make_silence, make_tone
 
@@ -52,7 +53,7 @@ def test_31_seconds_are_two_windows() -> None:
         (np.zeros(0, np.float32), Ending.SILENT),
     ],
 )
-def test_what_holds_no_word_is_not_decoded(samples: np.ndarray, ending: Ending) -> None:  # type: ignore[type-arg]
+def test_what_holds_no_word_is_not_decoded(samples: Samples, ending: Ending) -> None:
     transcriber = ScriptedTranscriber(lambda window: "Thank you.")
     transcription = transcribe_clips(transcriber, [Clip(samples=samples)], SETTINGS)[0]
     assert transcription.text == ""
