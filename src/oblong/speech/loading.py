@@ -12,7 +12,7 @@ import torch
 
 from oblong.checkpoints.config import read_json_object
 from oblong.checkpoints.locate import locate_model
-from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
+from oblong.errors import CorruptCheckpointError, UnsupportedFormatError, UserError
 from oblong.evaluation.evaluate import choose_device
 from oblong.models.causal_lm import TORCH_DTYPES, Dtype, first_line, refuse_incomplete
 from oblong.models.quiet import quiet_transformers
@@ -106,7 +106,7 @@ def digest_model(path: Path) -> str:
 def _load_both(path: Path, load: Loader, dtype: Dtype) -> tuple[Any, Any]:
     try:
         return load(path, dtype)
-    except (UnsupportedFormatError, CorruptCheckpointError):
+    except UserError:
         raise
     except OSError as error:
         raise UnsupportedFormatError(path, f"transformers cannot load it: {first_line(error)}") from error
@@ -125,9 +125,8 @@ def _load_whisper(path: Path, dtype: Dtype) -> tuple[Any, Any]:
 
 def _load_speech_lm(path: Path, dtype: Dtype) -> tuple[Any, Any]:
     models: Any = import_module("oblong.models.speech_lm")
-    return _load_strictly(models.SpeechLMForConditionalGeneration, path, dtype), _read_processor(
-        models.SpeechLMProcessor, path
-    )
+    model, processor = models.load_speech_lm(path, dtype=dtype)
+    return model, processor
 
 
 def _load_audio_language_model(path: Path, dtype: Dtype) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import soundfile
 
 from oblong.cli.main import run
 from oblong.records import SpeechEvaluation
-from tests.speech_builders import make_silence, make_tone, save_tiny_whisper, write_manifest, write_sound
+from tests.transcription_builders import make_silence, make_tone, save_tiny_whisper, write_manifest, write_sound
 from tests.tuning_builders import save_tiny_llama
 
 

@@ -15,7 +15,7 @@ from oblong.speech.decoding import DecodingSettings, RowGuard, finish_row
 from oblong.speech.loading import load_transcriber
 from oblong.speech.sources import SAMPLE_RATE, Samples
 from oblong.speech.transcribers import AudioLanguageModelTranscriber, Transcriber, WhisperTranscriber
-from tests.speech_builders import make_tone, save_tiny_whisper
+from tests.transcription_builders import make_tone, save_tiny_whisper
 from tests.tuning_builders import save_tiny_llama
 
 SETTINGS = DecodingSettings(base_tokens=6, tokens_per_second=8)

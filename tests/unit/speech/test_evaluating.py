@@ -9,7 +9,14 @@ from oblong.records import SpeechEvaluation
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.evaluating import BATCHES_PER_CHUNK, SpeechCorpus, compare_with_baseline, evaluate_speech
 from oblong.speech.sources import Samples
-from tests.speech_builders import ScriptedTranscriber, hear_pitch, make_loaded, make_tone, write_manifest, write_sound
+from tests.transcription_builders import (
+    ScriptedTranscriber,
+    hear_pitch,
+    make_loaded,
+    make_tone,
+    write_manifest,
+    write_sound,
+)
 
 SETTINGS = DecodingSettings(batch_size=1)
 NUM_RESAMPLES = 200

@@ -8,7 +8,7 @@ from oblong.records import Ending
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.sources import Samples
 from oblong.speech.transcribing import Clip, transcribe_clips
-from tests.speech_builders import ScriptedTranscriber, hear_pitch, make_silence, make_tone
+from tests.transcription_builders import ScriptedTranscriber, hear_pitch, make_silence, make_tone
 
 SETTINGS = DecodingSettings(batch_size=2)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oblong.speech.sources import SAMPLE_RATE, Samples
 from oblong.speech.windows import FLOOR_DB, cut_windows, find_sound, measure_loudness
-from tests.speech_builders import make_silence, make_tone
+from tests.transcription_builders import make_silence, make_tone
 
 
 def join(*parts: Samples) -> Samples:
