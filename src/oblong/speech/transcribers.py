@@ -91,7 +91,12 @@ class AudioLanguageModelTranscriber:
     model: Any
     processor: Any
     prompt: str | None = None
-    max_seconds: float = WINDOW_SECONDS
+
+    @property
+    def max_seconds(self) -> float:
+        """What its encoder takes; Whisper's 30 s where the processor does not say."""
+        extractor = getattr(self.processor, "feature_extractor", None)
+        return float(getattr(extractor, "chunk_length", WINDOW_SECONDS))
 
     def check_language(self, lang: str | None) -> None:
         """See `Transcriber`; what a language model knows is not written anywhere."""
