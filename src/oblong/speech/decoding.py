@@ -34,8 +34,8 @@ class DecodingSettings:
         window_seconds: longer audio is cut into windows of at most this.
         num_beams: 1 is greedy.
         base_tokens: allowed for any window.
-        tokens_per_second: allowed beyond these. Fast German is 15 tokens of an English vocabulary per second; Russian,
-            spelled out in bytes, 24.
+        tokens_per_second: allowed beyond these. An estimate, not a measurement: fast speech has some 15 characters per
+            second, and a vocabulary that does not know a script spends more than one token on a character.
     """
 
     batch_size: int = 8
