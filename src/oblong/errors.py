@@ -13,6 +13,7 @@
     |   |-- SpeechModelError          encoder, adaptor and language model that do not fit together
     |   |-- SpeechInputError          audio, prompts or features that a speech model cannot take
     |   |-- DataError                 text that is missing, empty or unreadable
+    |   |-- AudioError                a sound file that is missing, empty or cannot be decoded
     |   |-- OutputExistsError         an output that would be overwritten without --force
     |   |-- OutputWriteError          an output that cannot be written (disk full, no permission)
     |   `-- MissingExtraError         an optional dependency that is not installed
@@ -125,6 +126,16 @@ class SpeechInputError(UserError):
 
 class DataError(UserError):
     """Training or evaluation text that is missing, empty or unreadable."""
+
+
+class AudioError(UserError):
+    """A sound file that cannot be used; `kind` is one or two words to count by, such as `missing` or `corrupt`."""
+
+    def __init__(self, path: Path | str, reason: str, *, kind: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        self.kind = kind
+        super().__init__(f"{path}: {reason}")
 
 
 class OutputExistsError(UserError):

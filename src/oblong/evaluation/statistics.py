@@ -88,6 +88,32 @@ def bootstrap_loss(
     return _bootstrap(_collect_nll([documents]), _collect_tokens(documents), seed, num_resamples, confidence)
 
 
+def bootstrap_ratio(
+    totals: Sequence[float],
+    sizes: Sequence[float],
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """A ratio of totals over units that are resampled whole, such as errors / reference words over utterances.
+
+    Args:
+        totals: `D` numerators, of any sign: errors, or differences of errors between two systems.
+        sizes: `D` denominators, none negative; a unit of size 0 (an empty reference) still brings its numerator.
+        seed: of the resampling.
+        num_resamples: bootstrap resamples; those whose sizes sum to 0 are left out.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        DataError: fewer than two units have a size above 0.
+    """
+    sizes_D = np.asarray(sizes, dtype=np.float64)
+    if np.count_nonzero(sizes_D) < 2:
+        raise DataError("an interval needs at least two units that are not empty, since units are what is resampled")
+    return _bootstrap(np.asarray([totals], dtype=np.float64), sizes_D, seed, num_resamples, confidence)
+
+
 def _bootstrap(nll_SD: Array, tokens_D: Array, seed: int, num_resamples: int, confidence: float) -> Interval:
     if len(tokens_D) < 2:
         raise DataError(
@@ -134,7 +160,8 @@ def _resample(nll_D: Array, tokens_D: Array, generator: np.random.Generator, num
     ratios = []
     for start in range(0, num_resamples, block):
         counts_BD = generator.multinomial(num_documents, even, size=min(block, num_resamples - start))
-        ratios.append((counts_BD @ nll_D) / (counts_BD @ tokens_D))
+        tokens_B = counts_BD @ tokens_D
+        ratios.append((counts_BD @ nll_D)[tokens_B > 0] / tokens_B[tokens_B > 0])
     return np.concatenate(ratios)
 
 

@@ -81,10 +81,10 @@ def _load_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     except (UnsupportedFormatError, CorruptCheckpointError):
         raise
     except OSError as error:
-        raise UnsupportedFormatError(path, f"transformers cannot load it: {_first_line(error)}") from error
+        raise UnsupportedFormatError(path, f"transformers cannot load it: {first_line(error)}") from error
     except Exception as error:  # transformers, safetensors and gguf raise many kinds for a broken file
-        raise CorruptCheckpointError(path, f"{type(error).__name__}: {_first_line(error)}") from error
-    _refuse_incomplete(path, report)
+        raise CorruptCheckpointError(path, f"{type(error).__name__}: {first_line(error)}") from error
+    refuse_incomplete(path, report)
     return model
 
 
@@ -118,7 +118,7 @@ def _load_config(path: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # an unknown architecture, broken JSON, a config that needs remote code
-        raise UnsupportedFormatError(directory / "config.json", _first_line(error)) from error
+        raise UnsupportedFormatError(directory / "config.json", first_line(error)) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         kind = getattr(config, "model_type", type(config).__name__)
         raise UnsupportedFormatError(path, f"is a {kind!r} model, which is not a causal language model")
@@ -135,11 +135,11 @@ def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # a missing, broken or unknown tokenizer raises many kinds
         if not (directory / "config.json").exists() and "gguf_file" not in options:
             _load_config(path)
-        advice = f"its tokenizer cannot be loaded from {directory}: {_first_line(error)}"
+        advice = f"its tokenizer cannot be loaded from {directory}: {first_line(error)}"
         raise UnsupportedFormatError(path, f"{advice}; put tokenizer.json and tokenizer_config.json there") from error
 
 
-def _refuse_incomplete(path: Path, report: Mapping[str, Any]) -> None:
+def refuse_incomplete(path: Path, report: Mapping[str, Any]) -> None:
     """Transformers fills missing weights with random numbers; a model like that must not be tuned or measured."""
     for key, meaning in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape for")):
         names = sorted(str(name) for name in report[key])
@@ -149,5 +149,6 @@ def _refuse_incomplete(path: Path, report: Mapping[str, Any]) -> None:
             raise CorruptCheckpointError(path, f"{meaning} tensors that its configuration asks for: {shown}{rest}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, without the rest of its message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,19 @@ from oblong.records.scan import (
     Unit,
 )
 from oblong.records.spectra import SpectraFile
+from oblong.records.speech_evaluation import (
+    Ending,
+    ErrorCounts,
+    GroupScores,
+    NormaliserInfo,
+    SkippedAudio,
+    SpeechEvaluation,
+    SpeechSet,
+    SpeechSettings,
+    Transcript,
+    TranscriptScores,
+    UtteranceErrors,
+)
 from oblong.records.units import Units
 
 __all__ = [
@@ -33,9 +46,13 @@ __all__ = [
     "DeltaManifest",
     "DocumentScore",
     "Drift",
+    "Ending",
+    "ErrorCounts",
     "Evaluation",
+    "GroupScores",
     "Interval",
     "Measures",
+    "NormaliserInfo",
     "PackedSpectrum",
     "Part",
     "Plan",
@@ -48,11 +65,18 @@ __all__ = [
     "Scan",
     "ScanConfig",
     "ScanHeader",
+    "SkippedAudio",
     "SpectraFile",
+    "SpeechEvaluation",
+    "SpeechSet",
+    "SpeechSettings",
     "Status",
     "TensorDigest",
     "Totals",
     "TrainingPoint",
+    "Transcript",
+    "TranscriptScores",
     "Unit",
     "Units",
+    "UtteranceErrors",
 ]
