@@ -19,6 +19,7 @@ from oblong.cli.plan import plan
 from oblong.cli.report import report
 from oblong.cli.scan import scan
 from oblong.cli.show import show
+from oblong.cli.speech import app as speech_app
 from oblong.cli.terminal import stderr, stdout
 from oblong.cli.tune import tune
 from oblong.cli.verify import verify
@@ -95,6 +96,7 @@ app.command()(merge)
 app.command()(compare)
 app.command()(report)
 app.command()(demo)
+app.add_typer(speech_app, name="speech")
 app.add_typer(cache_app, name="cache")
 
 
