@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from oblong.cli.terminal import note, print_json, progress_bar, stdout, warn
@@ -130,7 +131,7 @@ def print_built(folder: Path, built: Sequence[BuiltSet], *, as_json: bool) -> No
     rows = [row for item in built for name, found in item.manifests.items() for row in summarise_manifest(name, found)]
     for item in built:
         if item.skips.total:
-            warn(f"{item.name}: {item.skips.describe()}")
+            warn(escape(f"{item.name}: {item.skips.describe()}"))
         if not item.is_new:
             note(f"{item.name} was already there")
     if as_json:

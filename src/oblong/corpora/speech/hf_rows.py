@@ -76,7 +76,7 @@ def iter_parquet_rows(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 def _pick_split(splits: Mapping[str, Any], path: Path, split: str | None) -> Any:
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
-    if split not in splits:
+    if split is None or split not in splits:
         asked = "name one" if split is None else f"there is no {split!r}"
         raise DataError(f"{path}: has the splits {', '.join(splits)}; {asked}")
     return splits[split]

@@ -21,6 +21,7 @@ from oblong.corpora.speech.utterance import KINDS, Utterance
 from oblong.errors import DataError
 from oblong.records.base import replace_on_success
 
+DIGITS: Final = 4  # of durations: less than two samples
 REQUIRED: Final = ("audio", "text", "lang")
 LANGUAGE_CODE: Final = re.compile(r"[a-z]{2,3}")
 # What the field is called in the manifests of other programs (NeMo, SLAM-LLM, HF datasets).
@@ -82,7 +83,7 @@ def _to_json(utterance: Utterance, folder: Path) -> dict[str, Any]:
         "lang": utterance.lang,
     }
     if utterance.duration is not None:
-        row["duration"] = round(utterance.duration, 4)
+        row["duration"] = round(utterance.duration, DIGITS)
     optional = {name: getattr(utterance, name) for name in ("speaker", "source", "licence", "split", "kind")}
     return row | {name: value for name, value in optional.items() if value}
 

@@ -99,7 +99,7 @@ def _locate_audio(value: Any, path: Path, number: int, place: str, extract_to: P
         raise DataError(f"{place}: the audio column holds {type(value).__name__} without bytes or path")
     if not value.get("bytes"):
         folder = path if path.is_dir() else path.parent
-        return folder / value["path"]
+        return folder / str(value["path"])
     if extract_to is None:
         raise DataError(f"{place}: the sound is embedded in the dataset; say where to extract it to")
     return _extract(value["bytes"], value.get("path") or "", extract_to / f"{number:07d}")

@@ -33,7 +33,7 @@ def test_every_format_gives_the_same_tone(tmp_path: Path, suffix: str) -> None:
     assert samples.size == pytest.approx(SAMPLE_RATE, abs=0.15 * SAMPLE_RATE if suffix == ".mp3" else 400)
     middle = samples[4000:12000]
     assert find_pitch(middle) == pytest.approx(440, abs=4)
-    assert float(np.sqrt(np.mean(middle**2))) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    assert float(np.sqrt(np.mean(middle**2))) == pytest.approx(0.5 / np.sqrt(2), rel=0.08)
     assert measure_seconds(path) == pytest.approx(samples.size / SAMPLE_RATE, abs=0.03)
 
 
@@ -45,20 +45,20 @@ def test_16_khz_wav_is_unchanged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
 def test_other_rates_are_resampled(tmp_path: Path, rate: int) -> None:
-    samples = load_audio(write_sound(tmp_path / "a.wav", make_tone(0.5, rate)))
+    samples = load_audio(write_sound(tmp_path / "a.wav", make_tone(0.5, rate), rate))
     assert abs(samples.size - SAMPLE_RATE // 2) <= 1
     assert find_pitch(samples) == pytest.approx(440, abs=4)
 
 
 def test_what_16_khz_cannot_hold_is_removed(tmp_path: Path) -> None:
-    samples = load_audio(write_sound(tmp_path / "a.wav", make_tone(0.5, 48_000, hertz=12_000)))
+    samples = load_audio(write_sound(tmp_path / "a.wav", make_tone(0.5, 48_000, hertz=12_000), 48_000))
     assert float(np.abs(samples[800:-800]).max()) < 1e-3
 
 
 def test_stereo_is_averaged(tmp_path: Path) -> None:
     left = make_tone(0.5, 48_000)
-    path = write_sound(tmp_path / "a.wav", np.stack([left, 0 * left], axis=1), 48_000)
-    mono = write_sound(tmp_path / "b.wav", left / 2, 48_000)
+    path = write_sound(tmp_path / "a.wav", np.stack([left, np.zeros_like(left)], axis=1), 48_000)
+    mono = write_sound(tmp_path / "b.wav", make_tone(0.5, 48_000, level=0.25), 48_000)
     assert np.allclose(load_audio(path), load_audio(mono), atol=1e-4)
 
 
@@ -108,7 +108,7 @@ def make_bad_file(folder: Path, what: str) -> Path:
         ("no bytes", "empty", "the file is empty"),
         ("no samples", "empty", "holds no samples"),
         ("noise", "corrupt", "cannot be decoded"),
-        ("header only", "", ""),
+        ("header only", "corrupt", "cannot be decoded"),
         ("cut", "corrupt", "is cut off: 11000 of 16000 bytes"),
         ("nan", "corrupt", "not finite"),
     ],
@@ -118,7 +118,7 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, what: str, kind: st
     with pytest.raises(AudioError, match=message) as caught:
         load_audio(path)
     assert str(path) in str(caught.value)
-    assert caught.value.kind == (kind or caught.value.kind)
+    assert caught.value.kind == kind
     assert caught.value.exit_code == 2
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from oblong.corpora.speech import BatchPosition, BucketRule, compute_padding_share, iter_batches, plan_epoch
 from oblong.errors import DataError
 
-DURATIONS = [random.Random(0).uniform(0.5, 20) for _ in range(500)]
+RNG = random.Random(0)
+DURATIONS = [RNG.uniform(0.5, 20) for _ in range(500)]
 RULE = BucketRule(max_seconds=60, max_utterances=16)
 
 

@@ -23,8 +23,7 @@ def dataset(tmp_path: Path) -> datasets.Dataset:
         "sentence": ["Guten Tag.", None],
         "speaker_id": [7, 8],
     }
-    features = {"audio": datasets.Audio(), "sentence": datasets.Value("string"), "speaker_id": datasets.Value("int64")}
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    return datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio())
 
 
 @pytest.mark.parametrize("form", ["saved", "saved with splits", "parquet", "folder of parquet"])

@@ -20,7 +20,12 @@ from filelock import FileLock
 from oblong.corpora.speech.building.catalogue import SETS, SpeechSet
 from oblong.corpora.speech.building.context import BuildContext
 from oblong.corpora.speech.building.engines import Engine, open_engine
-from oblong.corpora.speech.building.licences import copy_copyrights, copy_wheel_licence, write_licences
+from oblong.corpora.speech.building.licences import (
+    copy_copyrights,
+    copy_unpacked_copyrights,
+    copy_wheel_licence,
+    write_licences,
+)
 from oblong.corpora.speech.building.packages import Package, PackageStore, Report
 from oblong.corpora.speech.building.splits import TEST, TRAIN
 from oblong.corpora.speech.building.voices import ENGINES, PICO
@@ -129,6 +134,7 @@ def _open_engines(request: BuildRequest, store: PackageStore, report: Report) ->
         raise SelectionError(f"synthetic speech needs an engine: choose among {', '.join(ENGINES)}")
     folder = request.folder / "engines"
     engines = {name: open_engine(name, store, folder, report) for name in dict.fromkeys(request.engines)}
+    copy_unpacked_copyrights(request.folder / "licences", folder.glob("*/"))
     if PICO in engines:
         copy_wheel_licence(request.folder / "licences", "py-nanotts")
     return engines

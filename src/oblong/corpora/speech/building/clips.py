@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from oblong.corpora.speech.audio import SAMPLE_RATE, Samples, measure_seconds
+from oblong.corpora.speech.manifest import DIGITS
 from oblong.errors import AudioError, MissingExtraError
 from oblong.records.base import explain_write_errors
 
@@ -22,18 +23,18 @@ def store_clip(path: Path, make: Callable[[], Samples]) -> float:
         make: returns (num_samples,) float32 at 16 kHz; called only where the file is missing or broken.
 
     Returns:
-        Its duration in seconds.
+        Its duration in seconds, as manifests have it.
 
     Raises:
         AudioError: whatever `make` raises.
         OutputWriteError: the disk is full or not writable.
     """
     try:
-        return measure_seconds(path)
+        return round(measure_seconds(path), DIGITS)
     except AudioError:
         samples = make()
     write_flac(path, samples)
-    return samples.size / SAMPLE_RATE
+    return round(samples.size / SAMPLE_RATE, DIGITS)
 
 
 def write_flac(path: Path, samples: Samples) -> None:

@@ -75,7 +75,7 @@ class PicoEngine:
     def speak(self, text: str, base: str, speed: float, pitch: float) -> Samples:
         """See `Engine`."""
         pcm = self._synthesiser.speak(text, voice=base, speed=speed, pitch=pitch)
-        return np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
+        return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,14 @@ def copy_copyrights(folder: Path, packages: Iterable[Package]) -> None:
                 file.write(f"{package}\n\n{data.decode('utf-8', 'replace')}")
 
 
+def copy_unpacked_copyrights(folder: Path, roots: Iterable[Path]) -> None:
+    """Put the copyright files of packages that were unpacked below `roots` into `folder`."""
+    for root in roots:
+        for file in root.glob("usr/share/doc/*/copyright"):
+            with replace_on_success(folder / f"{file.parent.name}.copyright", force=True) as target:
+                target.write(file.read_text(encoding="utf-8", errors="replace"))
+
+
 def copy_wheel_licence(folder: Path, distribution: str) -> None:
     """Put the licence of an installed Python distribution into `folder`, where it carries one."""
     for item in metadata.files(distribution) or ():

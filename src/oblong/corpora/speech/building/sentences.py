@@ -29,7 +29,9 @@ DIALOGUE_LICENCE: Final = "GPL-2 (Fish Fillets)"
 # The part about programming is mostly code; the second is lists of functions.
 HELP_PAGE: Final = re.compile(r"usr/share/libreoffice/help/[^/]+/text/(?!sbasic|shared/optionen/expert).*\.html")
 
-PLAIN_SENTENCE: Final = re.compile(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöüß,' -]*[a-zäöüß]{3}[.!?]")
+PLAIN_SENTENCE: Final = re.compile(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöüß,' -]*[a-zäöüß]{2}[.!?]")
+# Cut after an abbreviation, or a path through menus ("Tools - Options").
+BROKEN: Final = re.compile(r"\b(?:bzw|usw|etc|ca|Nr|Abb|evtl|ggf|inkl|vgl|max|min|vs|Dr|Mr|Mrs)\.$|\s[-\u2013\u2014]\s")
 COMPOUND_CASE: Final = re.compile(r"[A-ZÄÖÜ]{2}|[a-zäöüß][A-ZÄÖÜ]| [-'] ?|-$")
 BOUNDARY: Final = re.compile(r"(?<=[.!?])\s+(?=[A-ZÄÖÜ])")
 NUM_WORDS: Final = (4, 16)
@@ -69,7 +71,8 @@ def split_sentences(paragraph: str, lang: str) -> Iterator[str]:
     """The sentences of a paragraph that a voice can say plainly: no numbers, abbreviations, menus or code."""
     for part in BOUNDARY.split(" ".join(paragraph.split())):
         sentence = standardise_text(part, lang)
-        if isinstance(sentence, str) and part.endswith((".", "!", "?")) and _is_plain(sentence):
+        is_whole = part[:1].isupper() and part.endswith((".", "!", "?")) and not BROKEN.search(part)
+        if isinstance(sentence, str) and is_whole and _is_plain(sentence):
             yield sentence
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 
 from oblong.corpora.bundled import locate_bundled
-from oblong.corpora.speech.building import engines
 from oblong.corpora.speech.building.clips import store_clip
 from oblong.corpora.speech.building.engines import EspeakEngine, FliteEngine, Program, open_engine, speak
 from oblong.corpora.speech.building.packages import Package, PackageStore
@@ -54,7 +55,7 @@ def test_the_tract_changes_pitch_but_not_tempo() -> None:
         for tract in (1.0, 1.25)
     )
     assert abs(recorded.size - shorter.size) <= 2
-    assert engine.said[1][2:] == (pytest.approx(1.1 / 1.25), pytest.approx(1 / 1.25))
+    assert list(engine.said[1][2:]) == pytest.approx([1.1 / 1.25, 1 / 1.25])
     # the engine was asked for 160 Hz, which the resampling brings back to 200
     assert find_hertz(recorded) == pytest.approx(find_hertz(shorter), abs=2)
 
@@ -187,7 +188,7 @@ def test_a_program_is_unpacked_from_its_package(tmp_path: Path, monkeypatch: pyt
     script = f'#!/bin/sh\necho "$LD_LIBRARY_PATH" > {tmp_path}/libraries\nfor last; do :; done\ncp {wav} "$last"\n'
     write_deb(tmp_path / "given", "flite", {"usr/bin/flite": script.encode()})
     write_deb(tmp_path / "given", "libflite1", {"usr/lib/odd/libflite.so.1": b""})
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     store = PackageStore(folder=tmp_path / "kept", given=tmp_path / "given")
     for _ in range(2):  # the second time nothing is unpacked
         engine = open_engine("flite", store, tmp_path / "engines", ignore)
@@ -199,7 +200,6 @@ def test_a_missing_engine_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     store = PackageStore(folder=tmp_path)
     with pytest.raises(SelectionError, match="no speech engine 'siri': choose among pico, flite, espeak"):
         open_engine("siri", store, tmp_path, ignore)
-    monkeypatch.setitem(engines.__dict__["os"].environ, "PATH", "")
-    monkeypatch.setitem(__import__("sys").modules, "py_nanotts", None)
+    monkeypatch.setitem(sys.modules, "py_nanotts", None)
     with pytest.raises(MissingExtraError, match=r"oblong\[tts\]"):
         open_engine("pico", store, tmp_path, ignore)
