@@ -63,9 +63,24 @@ def write_lines(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-def write_deb(folder: Path, name: str, files: Mapping[str, bytes], *, version: str = "1.0-1") -> Path:
+def write_deb(
+    folder: Path, name: str, files: Mapping[str, bytes], *, version: str = "1.0-1", depends: str = "libc6 (>= 2.34)"
+) -> Path:
     """A Debian package with these files, and a copyright file."""
+    control = f"Package: {name}\nDepends: {depends}\nDescription: a test\n".encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    deb = folder / f"{name}_{version}_all.deb"
     contents = {f"usr/share/doc/{name}/copyright": b"do what you like\n", **files}
+    parts = {
+        "debian-binary": b"2.0\n",
+        "control.tar.xz": _make_tar({"control": control}),
+        "data.tar.xz": _make_tar(contents),
+    }
+    deb.write_bytes(b"!<arch>\n" + b"".join(_ar_member(part, content) for part, content in parts.items()))
+    return deb
+
+
+def _make_tar(contents: Mapping[str, bytes]) -> bytes:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
         for path, content in contents.items():
@@ -73,11 +88,7 @@ def write_deb(folder: Path, name: str, files: Mapping[str, bytes], *, version: s
             member.size = len(content)
             member.mode = 0o755
             archive.addfile(member, io.BytesIO(content))
-    folder.mkdir(parents=True, exist_ok=True)
-    deb = folder / f"{name}_{version}_all.deb"
-    parts = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.getvalue()}
-    deb.write_bytes(b"!<arch>\n" + b"".join(_ar_member(part, content) for part, content in parts.items()))
-    return deb
+    return data.getvalue()
 
 
 def _ar_member(name: str, content: bytes) -> bytes:

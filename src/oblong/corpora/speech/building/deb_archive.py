@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from oblong.errors import DataError
 
 AR_MAGIC: Final = b"!<arch>\n"
 AR_HEADER_BYTES: Final = 60
+DATA: Final = "data.tar"
+CONTROL: Final = "control.tar"
+DEPENDS: Final = re.compile(r"^Depends:(.*(?:\n .*)*)", re.MULTILINE)
 TAR_HAS_ZSTD: Final = sys.version_info >= (3, 14)
 FAILURES: Final = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError)
 
@@ -40,6 +44,20 @@ def iter_files(deb: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
                 yield name, b"" if file is None else file.read()
 
 
+def read_dependencies(deb: Path) -> list[str]:
+    """The names of the packages that a package depends on; of alternatives, all.
+
+    Raises:
+        DataError: the package is broken.
+    """
+    with _explain(deb), _open_tar(deb, CONTROL) as archive:
+        for member in archive:
+            if member.name.removeprefix("./") == "control" and (file := archive.extractfile(member)) is not None:
+                match = DEPENDS.search(file.read().decode("utf-8", "replace"))
+                return re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9.+-]+)", match[1] if match else "")
+    return []
+
+
 def unpack(deb: Path, folder: Path) -> None:
     """Unpack a package below `folder`; nothing is written outside it, and no script of the package runs.
 
@@ -59,27 +77,27 @@ def _explain(deb: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open_tar(deb: Path) -> Iterator[tarfile.TarFile]:
+def _open_tar(deb: Path, part: str = DATA) -> Iterator[tarfile.TarFile]:
     with deb.open("rb") as file:
-        name, size = _find_data(file)
+        name, size = _find_part(file, part)
         if name.endswith(".zst") and not TAR_HAS_ZSTD:
-            with _open_with_dpkg(deb) as archive:
+            with _open_with_dpkg(deb, part) as archive:
                 yield archive
             return
         with tarfile.open(fileobj=io.BufferedReader(_Part(file, size)), mode="r|*") as archive:
             yield archive
 
 
-def _find_data(file: IO[bytes]) -> tuple[str, int]:
-    """Go to the beginning of `data.tar.*`; its name and size."""
+def _find_part(file: IO[bytes], part: str) -> tuple[str, int]:
+    """Go to the beginning of `data.tar.*` or `control.tar.*`; its name and size."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
         raise EOFError("no ar archive")
     while len(header := file.read(AR_HEADER_BYTES)) == AR_HEADER_BYTES:
         name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), int(header[48:58])
-        if name.startswith("data.tar"):
+        if name.startswith(part):
             return name, size
         file.seek(size + size % 2, io.SEEK_CUR)
-    raise EOFError("no data.tar in it")
+    raise EOFError(f"no {part} in it")
 
 
 class _Part(io.RawIOBase):
@@ -100,11 +118,12 @@ class _Part(io.RawIOBase):
 
 
 @contextmanager
-def _open_with_dpkg(deb: Path) -> Iterator[tarfile.TarFile]:
+def _open_with_dpkg(deb: Path, part: str) -> Iterator[tarfile.TarFile]:
     program = shutil.which("dpkg-deb")
     if program is None:
         raise DataError(f"{deb}: is compressed with zstd; install dpkg-deb, or use Python 3.14 or newer")
-    with subprocess.Popen([program, "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
+    option = "--fsys-tarfile" if part == DATA else "--ctrl-tarfile"
+    with subprocess.Popen([program, option, str(deb)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:

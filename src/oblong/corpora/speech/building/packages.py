@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from oblong.corpora.speech.building.deb_archive import read_dependencies
 from oblong.errors import DownloadError, MissingPackageError
 
 SIMULATED: Final = re.compile(r"^Inst (\S+) ", re.MULTILINE)
@@ -80,16 +81,26 @@ class PackageStore:
                 file.replace(self.folder / file.name)
 
     def resolve(self, names: Sequence[str]) -> list[str]:
-        """These packages and what else of theirs is not installed here; with `given`, whatever it holds.
+        """These packages and what they need that is not installed here; with `given`, what they need that it holds.
 
         Raises:
             MissingPackageError: this machine has no apt-get.
             DownloadError: apt-get failed.
         """
         if self.given is not None:
-            return sorted({*names, *(file.name.split("_")[0] for file in self.given.glob("lib*.deb"))})
+            return self._collect_given(names)
         printed = _run_apt(["install", "--simulate", "--no-install-recommends", *names], packages=names)
         return sorted({*names, *SIMULATED.findall(printed)})
+
+    def _collect_given(self, names: Sequence[str]) -> list[str]:
+        collected: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in collected and ((package := self._find(name)) is not None or name in names):
+                collected.add(name)
+                waiting += read_dependencies(package.file) if package is not None else []
+        return sorted(collected)
 
 
 def _run_apt(arguments: Sequence[str], *, packages: Sequence[str], cwd: Path | None = None) -> str:

@@ -44,7 +44,9 @@ def test_a_package_cannot_write_outside_the_folder(tmp_path: Path) -> None:
 def test_a_broken_package_is_named(tmp_path: Path, damage: str) -> None:
     deb = write_deb(tmp_path, "a", {"x": bytes(range(256)) * 200})
     whole = deb.read_bytes()
-    deb.write_bytes({"cut": whole[:-120], "no archive": b"<html>", "no data": whole[:136]}[damage])
+    deb.write_bytes(
+        {"cut": whole[:-120], "no archive": b"<html>", "no data": whole[: whole.index(b"data.tar")]}[damage]
+    )
     with pytest.raises(DataError, match=r"a_1\.0-1_all\.deb: is a broken package .* delete it and try again"):
         list(iter_files(deb, lambda name: True))
 
@@ -58,6 +60,16 @@ def test_given_packages_are_used_and_a_missing_one_is_named(tmp_path: Path) -> N
     ):
         store.obtain(["klettres-data", "flite"], ignore)
     assert not (tmp_path / "kept").exists()
+
+
+def test_given_libraries_that_a_program_needs_come_along(tmp_path: Path) -> None:
+    write_deb(tmp_path, "espeak-ng", {}, depends="libc6, libespeak-ng1 (>= 1.51), pulse | libsonic0")
+    write_deb(tmp_path, "libespeak-ng1", {}, depends="espeak-ng-data (= 1.51),\n espeak-ng")
+    for name in ("espeak-ng-data", "libsonic0", "libreoffice-help-de"):
+        write_deb(tmp_path, name, {})
+    store = PackageStore(folder=tmp_path, given=tmp_path)
+    assert store.resolve(["espeak-ng"]) == ["espeak-ng", "espeak-ng-data", "libespeak-ng1", "libsonic0"]
+    assert store.resolve(["flite"]) == ["flite"]
 
 
 @pytest.fixture

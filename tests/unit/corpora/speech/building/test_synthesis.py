@@ -186,7 +186,8 @@ def test_a_program_that_fails_is_an_audio_error(tmp_path: Path) -> None:
 def test_a_program_is_unpacked_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wav = write_sound(tmp_path / "said.wav", make_tone(0.5))
     script = f'#!/bin/sh\necho "$LD_LIBRARY_PATH" > {tmp_path}/libraries\nfor last; do :; done\ncp {wav} "$last"\n'
-    write_deb(tmp_path / "given", "flite", {"usr/bin/flite": script.encode()})
+    write_deb(tmp_path / "given", "flite", {"usr/bin/flite": script.encode()}, depends="libflite1 (= 2)")
+    write_deb(tmp_path / "given", "libunrelated", {"usr/lib/unrelated/lib.so": b""})
     write_deb(tmp_path / "given", "libflite1", {"usr/lib/odd/libflite.so.1": b""})
     monkeypatch.setattr(shutil, "which", lambda name: None)
     store = PackageStore(folder=tmp_path / "kept", given=tmp_path / "given")
