@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from oblong.corpora.speech import SAMPLE_RATE, decode_audio, load_audio, measure_seconds
-from oblong.errors import AudioError
+from oblong.errors import AudioError, MissingExtraError
 from tests.sound_builders import make_tone, write_compressed, write_sound
 
 
@@ -137,6 +138,18 @@ def test_a_cut_flac_is_not_taken_for_whole(tmp_path: Path) -> None:
     with pytest.raises(AudioError) as caught:
         load_audio(path)
     assert caught.value.kind == "corrupt"
+
+
+@pytest.mark.parametrize(("module", "suffix"), [("soundfile", ".wav"), ("av", ".mp3"), ("soxr", ".wav")])
+def test_a_missing_decoder_is_said_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, suffix: str
+) -> None:
+    path = write_sound(tmp_path / "a.wav", make_tone(0.2, 8_000), 8_000).rename(tmp_path / f"b{suffix}")
+    if suffix == ".mp3":
+        path.write_bytes(b"ID3" + bytes(100))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'oblong\[speech\]'"):
+        load_audio(path)
 
 
 def test_a_stream_of_unknown_length_is_read(tmp_path: Path) -> None:

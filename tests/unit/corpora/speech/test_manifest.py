@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oblong.corpora.speech import Utterance, read_manifest, write_manifest
 from oblong.errors import DataError, OutputExistsError
@@ -23,6 +25,32 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     write_manifest(path, utterances)
     assert read_manifest(path) == utterances
     assert '"audio": "clips/ä.flac"' in path.read_text(encoding="utf-8")
+
+
+TEXTS = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), max_size=20)
+
+
+@given(
+    rows=st.lists(
+        st.builds(
+            Utterance,
+            audio=st.sampled_from([Path("/x/a.wav"), Path("/x/ä/b.flac")]),
+            text=TEXTS,
+            lang=st.sampled_from(["en", "de", "nds"]),
+            duration=st.none() | st.integers(1, 10**7).map(lambda count: count / 10**4),
+            speaker=TEXTS,
+            licence=TEXTS,
+            kind=st.sampled_from(["", "human", "synthetic"]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_whatever_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Utterance]) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "m.jsonl"
+    write_manifest(path, rows)
+    assert read_manifest(path) == rows
 
 
 def test_relative_audio_is_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

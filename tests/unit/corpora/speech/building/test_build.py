@@ -180,7 +180,7 @@ def test_a_damaged_set_is_made_again(request_: BuildRequest, engine: ToneEngine,
 def test_two_builds_of_one_request_are_equal(request_: BuildRequest, engine: ToneEngine, tmp_path: Path) -> None:
     texts = []
     for name in ("one", "two"):
-        build_sets(replace(request_, folder=tmp_path / name), ignore)
+        build_sets(replace(request_, folder=tmp_path / name, names=("prompts-en", "synthetic-de")), ignore)
         texts.append([path.read_text() for path in sorted((tmp_path / name).glob("*.json*"))])
     assert texts[0] == texts[1]
 
