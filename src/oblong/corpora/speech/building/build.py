@@ -37,7 +37,7 @@ from oblong.records.base import explain_write_errors, replace_on_success
 
 VERSION: Final = 1  # of how sets are made; a change makes them anew
 DEFAULT_HOURS: Final = 4.0
-QUICK_HOURS: Final = 0.4
+QUICK_HOURS: Final = 0.3
 NUM_SYNTHETIC_LANGUAGES: Final = 2
 TEST_SHARE: Final = 0.1
 TEST_SECONDS: Final = (90.0, 600.0)

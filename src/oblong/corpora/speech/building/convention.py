@@ -9,6 +9,7 @@ out.
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ QUOTES: Final = re.compile(r'["“”„«»]')
 ANNOTATION: Final = re.compile(r"[\[\](){}<>]")
 SINGLE_DIGIT: Final = re.compile(r"(?<![\w.,])\d(?!\w|[.,]\d)")
 UNSPOKEN: Final = re.compile(r"[^\w\s,.?!':;-]|_")
+SHOWN_CHARACTERS: Final = 60
 ENDINGS: Final = (".", "?", "!")
 
 
@@ -44,7 +46,7 @@ class Unspeakable:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.kind} in {self.text!r}"
+        return f"{self.kind} in {textwrap.shorten(self.text, SHOWN_CHARACTERS, placeholder=' ...')!r}"
 
 
 def standardise_text(text: str, lang: str) -> str | Unspeakable:

@@ -27,7 +27,7 @@ from oblong.errors import AudioError, DataError
 MIN_SECONDS: Final = 0.2
 MAX_SECONDS: Final = 30.0  # Whisper's window
 SOUNDS: Final = "usr/share/asterisk/sounds/"
-PROMPT_SPEAKERS: Final[Mapping[str, str]] = {"en": "Allison Smith", "fr": "June Wallack", "ru": "Maxim Topal"}
+PROMPT_SPEAKERS: Final[Mapping[str, str]] = {"en": "Allison Smith", "fr": "June Wallack", "ru": "ivrvoice.ru"}
 PROMPT_LICENCES: Final[Mapping[str, str]] = {"en": "CC-BY-SA-3.0", "fr": "CC-BY-SA-3.0", "ru": "CC-BY-3.0"}
 FISH: Final[Mapping[str, str]] = {"m": "small fish", "v": "big fish"}
 KLETTRES: Final = "usr/share/klettres/"

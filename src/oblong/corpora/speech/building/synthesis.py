@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Final
 
 import numpy as np
@@ -31,13 +32,15 @@ LEVEL_RANGE_DB: Final = (-15.0, -1.0)  # of the peak, relative to full scale
 # A voice that reads faster or slower than this has stumbled over the text; 15 letters a second is usual.
 CHARACTERS_PER_SECOND: Final = (5.0, 30.0)
 MAX_FAILURES: Final = 50
+# Of a clip, 1 to 12 seconds. Whisper's encoder works on 30 s whatever the length, so very short clips are wasteful.
+PASSAGE_CHARACTERS: Final = (20, 160)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipPlan:
     """One clip before it is made."""
 
-    sentence: Sentence
+    passage: Sentence
     voice: Voice
     speed: float
     pitch: float
@@ -46,7 +49,7 @@ class ClipPlan:
     @property
     def key(self) -> str:
         """Twenty hexadecimal digits of the SHA-256 of all that makes the clip."""
-        parts = (self.voice.speaker, self.sentence.text, self.speed, self.pitch, self.level_db)
+        parts = (self.voice.speaker, self.passage.text, self.speed, self.pitch, self.level_db)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
@@ -70,15 +73,30 @@ def build_synthetic(context: BuildContext, lang: str) -> list[Utterance]:
 
 def iter_plans(sentences: Sequence[Sentence], voices: Sequence[Voice], seed: int) -> Iterator[ClipPlan]:
     """Clips without end: the sentences in order, again and again, each time by another draw of voice and manner."""
-    number = 0
-    while True:
-        for sentence in sentences:
-            rng = random.Random(f"{seed}:{voices[0].lang}:{voices[0].split}:{number}")
-            (voice,) = rng.choices(voices, weights=[item.weight for item in voices])
-            speed, pitch = (round(rng.uniform(*limits), 3) for limits in (SPEED_RANGE, PITCH_RANGE))
-            level = round(rng.uniform(*LEVEL_RANGE_DB), 1)
-            yield ClipPlan(sentence=sentence, voice=voice, speed=speed, pitch=pitch, level_db=level)
-            number += 1
+    for number, passage in enumerate(iter_passages(sentences, seed)):
+        rng = random.Random(f"{seed}:{voices[0].lang}:{voices[0].split}:{number}")
+        (voice,) = rng.choices(voices, weights=[item.weight for item in voices])
+        speed, pitch = (round(rng.uniform(*limits), 3) for limits in (SPEED_RANGE, PITCH_RANGE))
+        level = round(rng.uniform(*LEVEL_RANGE_DB), 1)
+        yield ClipPlan(passage=passage, voice=voice, speed=speed, pitch=pitch, level_db=level)
+
+
+def iter_passages(sentences: Sequence[Sentence], seed: int) -> Iterator[Sentence]:
+    """One sentence or several in a row, up to a length that is drawn anew each time, without end."""
+    rng = random.Random(f"{seed}:passages")
+    shortest, longest = PASSAGE_CHARACTERS
+    target, pending = rng.uniform(shortest, longest), list[Sentence]()
+    for sentence in cycle(sentences):
+        num_characters = sum(len(item.text) + 1 for item in pending)
+        if pending and (num_characters >= target or num_characters + len(sentence.text) > longest):
+            yield _join(pending)
+            target, pending = rng.uniform(shortest, longest), []
+        pending.append(sentence)
+
+
+def _join(sentences: Sequence[Sentence]) -> Sentence:
+    licences = dict.fromkeys(sentence.licence for sentence in sentences)
+    return Sentence(" ".join(sentence.text for sentence in sentences), " and ".join(licences))
 
 
 def _build_side(context: BuildContext, lang: str, split: str, target_seconds: float) -> list[Utterance]:
@@ -108,12 +126,12 @@ def _build_side(context: BuildContext, lang: str, split: str, target_seconds: fl
         utterances.append(
             Utterance(
                 audio=path,
-                text=plan.sentence.text,
+                text=plan.passage.text,
                 lang=lang,
                 duration=duration,
                 speaker=plan.voice.speaker,
                 source=f"{plan.voice.engine} {plan.voice.base} speed {plan.speed} pitch {plan.pitch}",
-                licence=f"voice {ENGINE_LICENCES[plan.voice.engine]}; text {plan.sentence.licence}",
+                licence=f"voice {ENGINE_LICENCES[plan.voice.engine]}; text {plan.passage.licence}",
                 split=split,
                 kind=SYNTHETIC,
             )
@@ -122,12 +140,12 @@ def _build_side(context: BuildContext, lang: str, split: str, target_seconds: fl
 
 
 def _make_clip(plan: ClipPlan, engine: Engine) -> Samples:
-    samples = speak(engine, plan.voice, plan.sentence.text, plan.speed, plan.pitch)
+    samples = speak(engine, plan.voice, plan.passage.text, plan.speed, plan.pitch)
     peak = float(np.abs(samples).max())
-    rate = len(plan.sentence.text) * SAMPLE_RATE / samples.size
+    rate = len(plan.passage.text) * SAMPLE_RATE / samples.size
     slowest, fastest = CHARACTERS_PER_SECOND
     if peak == 0 or not slowest <= rate <= fastest:
         what = "is silent" if peak == 0 else f"reads {rate:.0f} characters a second"
-        raise AudioError(plan.voice.speaker, f"{what}: {plan.sentence.text!r}", kind="badly spoken")
+        raise AudioError(plan.voice.speaker, f"{what}: {plan.passage.text!r}", kind="badly spoken")
     scaled: Samples = samples * np.float32(10 ** (plan.level_db / 20) / peak)
     return scaled

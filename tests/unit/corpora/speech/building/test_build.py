@@ -124,8 +124,8 @@ def test_no_sentence_and_no_synthetic_voice_is_on_both_sides(request_: BuildRequ
 def test_synthetic_speech_has_the_length_that_was_asked_for(request_: BuildRequest, engine: ToneEngine) -> None:
     (built,) = build_sets(replace(request_, names=("synthetic-en",)), ignore)
     seconds = {name: sum(row.duration or 0 for row in rows) for name, rows in built.manifests.items()}
-    assert seconds["synthetic-en-train.jsonl"] == pytest.approx(0.04 * 3600 / 2, abs=4)
-    assert seconds["synthetic-en-test.jsonl"] == pytest.approx(90, abs=4)
+    assert seconds["synthetic-en-train.jsonl"] == pytest.approx(0.04 * 3600 / 2, abs=13)
+    assert seconds["synthetic-en-test.jsonl"] == pytest.approx(90, abs=13)
 
 
 def test_a_second_build_does_nothing_and_a_longer_one_keeps_the_clips(
@@ -149,6 +149,7 @@ def test_a_second_build_does_nothing_and_a_longer_one_keeps_the_clips(
 
 
 def test_a_killed_build_goes_on(request_: BuildRequest, engine: ToneEngine) -> None:
+    engine.fail_on = "nothing"
     request = replace(request_, names=("synthetic-en",))
 
     def stop(stage: str, done: int, total: int) -> None:

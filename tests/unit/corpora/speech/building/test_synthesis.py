@@ -17,7 +17,7 @@ from oblong.corpora.speech.building.engines import EspeakEngine, FliteEngine, Pr
 from oblong.corpora.speech.building.packages import Package, PackageStore
 from oblong.corpora.speech.building.sentences import Sentence, collect_sentences, read_paragraphs, split_sentences
 from oblong.corpora.speech.building.splits import TEST, TRAIN, choose_split
-from oblong.corpora.speech.building.synthesis import ClipPlan, iter_plans
+from oblong.corpora.speech.building.synthesis import ClipPlan, iter_passages, iter_plans
 from oblong.corpora.speech.building.voices import ENGINES, VOICES, Voice, choose_voices
 from oblong.errors import AudioError, MissingExtraError, SelectionError
 from tests.sound_builders import RATE, ToneEngine, make_tone, write_deb, write_sound
@@ -43,9 +43,23 @@ def test_plans_depend_on_the_seed_alone() -> None:
     voices = choose_voices("en", TRAIN, ENGINES)
     first, again, other = (list(islice(iter_plans(SENTENCES, voices, seed), 50)) for seed in (0, 0, 1))
     assert first == again != other
-    assert [plan.sentence for plan in first[:4]] == [*SENTENCES, SENTENCES[0]]
     assert len({plan.key for plan in first}) == 50
     assert len(Counter(plan.voice.speaker for plan in first)) > 5
+
+
+def test_passages_are_whole_sentences_in_order_of_many_lengths() -> None:
+    sentences = [Sentence(f"This is sentence {'i' * (number % 30)}.", f"L{number % 2}") for number in range(400)]
+    passages = list(islice(iter_passages(sentences, 0), 100))
+    spoken = " ".join(passage.text for passage in passages)
+    assert " ".join(sentence.text for sentence in sentences).startswith(spoken)
+    lengths = sorted(len(passage.text) for passage in passages)
+    assert lengths[0] < 50 < 120 < lengths[-1] <= 160
+    assert {passage.licence for passage in passages} >= {"L0 and L1", "L1 and L0"}
+
+
+def test_a_sentence_longer_than_a_passage_is_spoken_alone() -> None:
+    long = Sentence("A" * 300 + ".", "L")
+    assert list(islice(iter_passages([long, *SENTENCES[:1]], 0), 2)) == [long, SENTENCES[0]]
 
 
 def test_the_tract_changes_pitch_but_not_tempo() -> None:
@@ -85,13 +99,13 @@ def test_a_clip_is_made_once_and_a_broken_one_again(tmp_path: Path) -> None:
 
 
 def test_a_key_tells_everything_that_makes_the_clip() -> None:
-    plan = ClipPlan(sentence=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-3.0)
+    plan = ClipPlan(passage=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-3.0)
     others = [
-        ClipPlan(sentence=SENTENCES[1], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-3.0),
-        ClipPlan(sentence=SENTENCES[0], voice=VOICES[1], speed=1.0, pitch=1.0, level_db=-3.0),
-        ClipPlan(sentence=SENTENCES[0], voice=VOICES[0], speed=1.1, pitch=1.0, level_db=-3.0),
-        ClipPlan(sentence=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.1, level_db=-3.0),
-        ClipPlan(sentence=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-4.0),
+        ClipPlan(passage=SENTENCES[1], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-3.0),
+        ClipPlan(passage=SENTENCES[0], voice=VOICES[1], speed=1.0, pitch=1.0, level_db=-3.0),
+        ClipPlan(passage=SENTENCES[0], voice=VOICES[0], speed=1.1, pitch=1.0, level_db=-3.0),
+        ClipPlan(passage=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.1, level_db=-3.0),
+        ClipPlan(passage=SENTENCES[0], voice=VOICES[0], speed=1.0, pitch=1.0, level_db=-4.0),
     ]
     assert len({plan.key, *(other.key for other in others)}) == 6
 
