@@ -10,7 +10,8 @@ FOLDER/packages, FOLDER/engines             what was downloaded; may be deleted 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -104,15 +105,21 @@ def build_sets(request: BuildRequest, report: Report) -> list[BuiltSet]:
         OutputWriteError: the disk is full or not writable.
     """
     chosen = [_find_set(name) for name in request.names]
-    with explain_write_errors(request.folder):
-        request.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(request.folder / ".lock"):
+    with explain_write_errors(request.folder), _lock(request.folder):
         built = {item.name: _find_built(item, request) for item in chosen}
         missing = [item for item in chosen if built[item.name] is None]
         if missing:
             built |= _build_all(missing, request, report)
             write_licences(request.folder, _read_all_manifests(request.folder))
     return [found for found in built.values() if found is not None]
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One build in a folder at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
 
 
 def _build_all(missing: Sequence[SpeechSet], request: BuildRequest, report: Report) -> dict[str, BuiltSet]:

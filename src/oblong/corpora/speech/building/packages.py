@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from oblong.corpora.speech.building.deb_archive import read_dependencies
 from oblong.errors import DownloadError, MissingPackageError
 
-SIMULATED: Final = re.compile(r"^Inst (\S+) ", re.MULTILINE)
+SIMULATED: Final = re.compile(r"^Inst (\S+) \(", re.MULTILINE)  # an upgrade has its old version in brackets
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total."""

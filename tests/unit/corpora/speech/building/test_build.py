@@ -15,7 +15,7 @@ from oblong.corpora.speech.building.build import BuildRequest, build_sets
 from oblong.corpora.speech.building.catalogue import SETS
 from oblong.corpora.speech.building.splits import choose_split
 from oblong.corpora.speech.building.summary import summarise_manifest
-from oblong.errors import DataError, SelectionError
+from oblong.errors import DataError, OutputWriteError, SelectionError
 from tests.sound_builders import ToneEngine, encode_sound, write_deb
 
 PROMPTS = {
@@ -193,6 +193,12 @@ def test_what_is_asked_wrongly_is_refused(request_: BuildRequest, engine: ToneEn
         build_sets(replace(request_, engines=()), ignore)
     with pytest.raises(SelectionError, match="the engines flite have no train voice for 'de'"):
         build_sets(replace(request_, names=("synthetic-de",), engines=("flite",)), ignore)
+
+
+def test_a_folder_that_cannot_be_written_is_named(request_: BuildRequest, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputWriteError, match="file/speech"):
+        build_sets(replace(request_, folder=tmp_path / "file" / "speech"), ignore)
 
 
 def test_a_package_without_its_contents_is_refused(request_: BuildRequest, engine: ToneEngine) -> None:

@@ -81,7 +81,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(
         f"""#!/bin/sh
 echo "$@" >> {tmp_path}/calls
-if [ "$2" = install ]; then echo "Inst libodd1 (1.0 Debian:12 [amd64])"; exit 0; fi
+if [ "$2" = install ]; then printf "Inst libc6 [2.1] (2.2 x)\\nInst libodd1 (1.0 x)\\n"; exit 0; fi
 cp {folder}/$3_*.deb . || {{ echo "E: Unable to locate package $3" >&2; exit 100; }}
 """
     )
