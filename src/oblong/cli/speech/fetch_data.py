@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oblong.cli.terminal import note, print_json, progress_bar, stdout, warn
+from oblong.errors import DataError
 
 if TYPE_CHECKING:
     from oblong.corpora.speech.building.build import BuildRequest, BuiltSet
@@ -60,45 +61,39 @@ def fetch_data(
     if show_list:
         print_sets()
         return
-    request = make_request(folder, only, hours, quick, engine, packages, seed, force)
-    built = build_with_progress(request)
-    print_built(request.folder, built, as_json=as_json)
-
-
-def make_request(
-    folder: Path | None,
-    only: Sequence[str] | None,
-    hours: float | None,
-    quick: bool,
-    engines: Sequence[str] | None,
-    packages: Path | None,
-    seed: int,
-    force: bool,
-) -> BuildRequest:
-    """Fill in what was not asked for.
-
-    Raises:
-        DataError: `packages` is no folder.
-    """
     from oblong.checkpoints.locate import cache_dir
     from oblong.corpora.speech.building.build import DEFAULT_HOURS, QUICK_HOURS, BuildRequest
-    from oblong.corpora.speech.building.catalogue import SETS
     from oblong.corpora.speech.building.voices import ENGINES
-    from oblong.errors import DataError
 
-    if packages is not None and not packages.is_dir():
-        raise DataError(f"{packages}: no such folder; --packages names one with .deb files")
-    chosen = only or [name for name, item in SETS.items() if item.in_quick or not quick]
-    return BuildRequest(
+    request = BuildRequest(
         folder=(folder or cache_dir() / FOLDER).expanduser(),
-        names=tuple(dict.fromkeys(chosen)),
+        names=choose_names(only, quick=quick),
         hours=hours if hours is not None else QUICK_HOURS if quick else DEFAULT_HOURS,
         quick=quick,
-        engines=tuple(dict.fromkeys(engines or ENGINES)),
-        given_packages=packages,
+        engines=tuple(dict.fromkeys(engine or ENGINES)),
+        given_packages=require_folder(packages),
         seed=seed,
         force=force,
     )
+    print_built(request.folder, build_with_progress(request), as_json=as_json)
+
+
+def choose_names(only: Sequence[str] | None, *, quick: bool) -> tuple[str, ...]:
+    """The sets that were named; else all, or those of the quick build."""
+    from oblong.corpora.speech.building.catalogue import SETS
+
+    return tuple(dict.fromkeys(only or (name for name, item in SETS.items() if item.in_quick or not quick)))
+
+
+def require_folder(packages: Path | None) -> Path | None:
+    """The folder of packages, if one was named.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if packages is not None and not packages.is_dir():
+        raise DataError(f"{packages}: no such folder; --packages names one with .deb files")
+    return packages
 
 
 def build_with_progress(request: BuildRequest) -> list[BuiltSet]:

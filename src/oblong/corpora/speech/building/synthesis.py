@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -123,20 +124,22 @@ def _build_side(context: BuildContext, lang: str, split: str, target_seconds: fl
                 raise DataError(f"{name}: the voices fail too often: {context.skips.describe()}") from error
             continue
         seconds += duration
-        utterances.append(
-            Utterance(
-                audio=path,
-                text=plan.passage.text,
-                lang=lang,
-                duration=duration,
-                speaker=plan.voice.speaker,
-                source=f"{plan.voice.engine} {plan.voice.base} speed {plan.speed} pitch {plan.pitch}",
-                licence=f"voice {ENGINE_LICENCES[plan.voice.engine]}; text {plan.passage.licence}",
-                split=split,
-                kind=SYNTHETIC,
-            )
-        )
+        utterances.append(_describe(plan, path, duration))
     return utterances
+
+
+def _describe(plan: ClipPlan, path: Path, duration: float) -> Utterance:
+    return Utterance(
+        audio=path,
+        text=plan.passage.text,
+        lang=plan.voice.lang,
+        duration=duration,
+        speaker=plan.voice.speaker,
+        source=f"{plan.voice.engine} {plan.voice.base} speed {plan.speed} pitch {plan.pitch}",
+        licence=f"voice {ENGINE_LICENCES[plan.voice.engine]}; text {plan.passage.licence}",
+        split=plan.voice.split,
+        kind=SYNTHETIC,
+    )
 
 
 def _make_clip(plan: ClipPlan, engine: Engine) -> Samples:
