@@ -73,8 +73,9 @@ class PicoEngine:
         self._synthesiser: Any = NanoTTS()
 
     def speak(self, text: str, base: str, speed: float, pitch: float) -> Samples:
-        """See `Engine`."""
-        pcm = self._synthesiser.speak(text, voice=base, speed=speed, pitch=pitch)
+        """See `Engine`; said twice, as the noise in Pico's sounds depends on what was said before."""
+        for _ in range(2):
+            pcm = self._synthesiser.speak(text, voice=base, speed=speed, pitch=pitch)
         return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
 
 

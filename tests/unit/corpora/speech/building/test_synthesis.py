@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import types
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from oblong.corpora.bundled import locate_bundled
 from oblong.corpora.speech.building.clips import store_clip
-from oblong.corpora.speech.building.engines import EspeakEngine, FliteEngine, Program, open_engine, speak
+from oblong.corpora.speech.building.engines import EspeakEngine, FliteEngine, PicoEngine, Program, open_engine, speak
 from oblong.corpora.speech.building.packages import Package, PackageStore
 from oblong.corpora.speech.building.sentences import Sentence, collect_sentences, read_paragraphs, split_sentences
 from oblong.corpora.speech.building.splits import TEST, TRAIN, choose_split
@@ -209,6 +210,27 @@ def test_a_program_is_unpacked_from_its_package(tmp_path: Path, monkeypatch: pyt
         engine = open_engine("flite", store, tmp_path / "engines", ignore)
         assert engine.speak("Hi.", "slt", 1.0, 1.0).size == 8000
     assert (tmp_path / "libraries").read_text().startswith(str(tmp_path / "engines" / "flite" / "usr/lib/odd"))
+
+
+class ForgetfulPico:
+    """As py-nanotts: the samples depend on the text and on what was said before."""
+
+    last = ""
+
+    def speak(self, text: str, voice: str, speed: float, pitch: float) -> bytes:
+        before, self.last = self.last, text
+        return np.array([len(before), 16384], "<i2").tobytes()
+
+
+def test_pico_says_the_same_whatever_it_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("py_nanotts")
+    monkeypatch.setattr(module, "NanoTTS", ForgetfulPico, raising=False)
+    monkeypatch.setitem(sys.modules, "py_nanotts", module)
+    engine = PicoEngine()
+    first = engine.speak("One.", "de-DE", 1.0, 1.0)
+    engine.speak("Something else.", "de-DE", 1.0, 1.0)
+    assert np.array_equal(engine.speak("One.", "de-DE", 1.0, 1.0), first)
+    assert first[1] == 0.5
 
 
 def test_a_missing_engine_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
