@@ -14,6 +14,7 @@
     |   |-- SpeechInputError          audio, prompts or features that a speech model cannot take
     |   |-- DataError                 text that is missing, empty or unreadable
     |   |-- AudioError                a sound file that is missing, empty or cannot be decoded
+    |   |-- MissingPackageError       data of the operating system's packages that cannot be had here
     |   |-- OutputExistsError         an output that would be overwritten without --force
     |   |-- OutputWriteError          an output that cannot be written (disk full, no permission)
     |   `-- MissingExtraError         an optional dependency that is not installed
@@ -136,6 +137,17 @@ class AudioError(UserError):
         self.reason = reason
         self.kind = kind
         super().__init__(f"{path}: {reason}")
+
+
+class MissingPackageError(UserError):
+    """A package of the operating system that cannot be had on this machine."""
+
+    def __init__(self, packages: Sequence[str], reason: str) -> None:
+        self.packages = tuple(packages)
+        super().__init__(
+            f"cannot get {', '.join(self.packages)}: {reason}. On a machine with Debian or Ubuntu run "
+            f"`apt-get download {' '.join(self.packages)}`, copy the .deb files here and pass --packages FOLDER"
+        )
 
 
 class OutputExistsError(UserError):

@@ -22,6 +22,7 @@ HEAVY = ("torch", "transformers", "datasets", "accelerate")
         "oblong.spectra",
         "oblong.checkpoints",
         "oblong.scanning",
+        "oblong.corpora.speech.building.build",
         "oblong.cli.main",
     ],
 )

@@ -13,7 +13,9 @@ import torch
 from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
+from oblong.checkpoints import open_checkpoint
 from oblong.cli.main import run
+from oblong.errors import CorruptCheckpointError
 from tests.checkpoint_builders import llama_tensors, make_weights, write_model, write_raw, write_sharded
 
 Attack = Callable[[Path], Path]
@@ -371,3 +373,10 @@ def test_bad_numbers_do_not_stop_a_scan(tmp_path: Path, capsys: pytest.CaptureFi
     summary = json.loads(capsys.readouterr().out)
     statuses = {row["status"]: row["num_units"] for row in summary["not_measured"]}
     assert statuses == {"non_finite": 1, "zero": 1, "vector": 5}
+
+
+def test_half_a_character_in_the_configuration_is_named(tmp_path: Path) -> None:
+    save_file({"w": np.eye(4, dtype=np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architectures": ["\\ud800"]}', encoding="utf-8")
+    with pytest.raises(CorruptCheckpointError, match=r"config\.json"):
+        open_checkpoint(tmp_path)

@@ -37,11 +37,17 @@ def read_json_object(path: Path) -> Mapping[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        refuse_half_characters(data)
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpointError(path, f"is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise CorruptCheckpointError(path, "is not a JSON object")
     return data
+
+
+def refuse_half_characters(data: Any) -> None:
+    """Raise ValueError where an escape (backslash, ud800) stands for half a character: no file could be written with it."""
+    json.dumps(data, ensure_ascii=False).encode()
 
 
 def get_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

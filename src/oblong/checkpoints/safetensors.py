@@ -15,7 +15,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks, refuse_duplicates
-from oblong.checkpoints.config import read_config, read_json_object
+from oblong.checkpoints.config import read_config, read_json_object, refuse_half_characters
 from oblong.checkpoints.packed.grouping import group_packed
 from oblong.errors import CorruptCheckpointError
 
@@ -100,6 +100,7 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
         raw = file.read(length)
     try:
         header = json.loads(raw, object_pairs_hook=_refuse_repeated_keys)
+        refuse_half_characters(header)
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpointError(path, f"its header is not valid JSON: {error}") from error
     if not isinstance(header, dict):

@@ -96,8 +96,8 @@ app.command()(merge)
 app.command()(compare)
 app.command()(report)
 app.command()(demo)
-app.add_typer(cache_app, name="cache")
 app.add_typer(speech_app, name="speech")
+app.add_typer(cache_app, name="cache")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""`oblong speech`: a language model that hears."""
+"""`oblong speech`: speech for a language model, from the data to the transcripts."""
 
 from __future__ import annotations
 
 import typer
 
 from oblong.cli.speech.evaluate import evaluate
+from oblong.cli.speech.fetch_data import fetch_data
 from oblong.cli.speech.transcribe import transcribe
 
-app = typer.Typer(help="Transcribe speech with a model, and count its errors.", no_args_is_help=True)
+app = typer.Typer(help="Speech data, transcripts and word errors.", no_args_is_help=True)
+app.command("fetch-data")(fetch_data)
 app.command()(evaluate)
 app.command()(transcribe)
