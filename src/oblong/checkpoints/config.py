@@ -46,7 +46,7 @@ def read_json_object(path: Path) -> Mapping[str, Any]:
 
 
 def refuse_half_characters(data: Any) -> None:
-    """Raise ValueError where an escape (backslash, ud800) stands for half a character: no file could be written with it."""
+    """Raise ValueError where an escape stands for half a character (a lone surrogate), which no file can hold."""
     json.dumps(data, ensure_ascii=False).encode()
 
 
