@@ -185,6 +185,12 @@ def gguf_with_truncated_header(place: Path) -> Path:
     return path
 
 
+def gguf_with_a_name_that_is_no_text(place: Path) -> Path:
+    path = make_gguf(place / "m.gguf")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"\xff" * 5))
+    return path
+
+
 def gguf_of_many_tensors(place: Path) -> Path:
     (place / "m.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (2**60).to_bytes(8, "little") * 2)
     return place / "m.gguf"

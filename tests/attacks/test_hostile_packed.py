@@ -206,3 +206,9 @@ def test_a_block_size_that_is_none_leaves_the_shapes_to_decide(block: object, tm
     write_fp8(tmp_path, [8, 6], ("F32", [2, 3]))
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"weight_block_size": block}}))
     assert run(["scan", str(tmp_path), "-o", str(tmp_path / "s.jsonl")]) == 0
+
+
+def test_a_block_far_larger_than_the_weight_takes_no_memory(tmp_path: Path) -> None:
+    write_fp8(tmp_path, [8, 6], ("F32", [8, 1]))
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"weight_block_size": [1, 2**53]}}))
+    assert run(["scan", str(tmp_path), "-o", str(tmp_path / "s.jsonl")]) == 0

@@ -87,8 +87,7 @@ class GgufReader:
             UnsupportedFormatError: a directory with several GGUF files (usually quantisations of one model).
         """
         file = _choose_file(path) if path.is_dir() else path
-        header = _parse_header(file)
-        config = _read_config(header)
+        header, config = _parse_header(file)
         tensors = sorted((_make_tensor(file, tensor, config) for tensor in header.tensors), key=lambda t: t.offset)
         refuse_duplicates(tensors)
         return GgufSource(files=(file,), tensors=tuple(tensors), config=config)
@@ -102,7 +101,8 @@ def _choose_file(directory: Path) -> Path:
     return files[0]
 
 
-def _parse_header(file: Path) -> Header:
+def _parse_header(file: Path) -> tuple[Header, Mapping[str, Any]]:
+    """The header, and what of it decides names and layouts."""
     from gguf import GGUFReader as Header
 
     try:
@@ -112,12 +112,12 @@ def _parse_header(file: Path) -> Header:
         for tensor in header.tensors:
             if tensor.data_offset + int(tensor.n_bytes) > size:
                 raise ValueError(f"tensor {tensor.name} ends after the file does")
+        return header, _read_config(header)
     except OSError as error:
         raise CorruptCheckpointError(file, f"cannot be read: {error.strerror or error}", advice=UNREADABLE) from error
     except Exception as error:
         # gguf reports a broken header through whatever happens to fail first: IndexError, KeyError, UnicodeError, ...
         raise CorruptCheckpointError(file, f"it is truncated or not GGUF: {error}") from error
-    return header
 
 
 def _read_config(header: Header) -> Mapping[str, Any]:

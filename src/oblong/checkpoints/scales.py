@@ -96,7 +96,7 @@ def _fits(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, A
 def _choose_block(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of a block: as declared where that gives as many blocks as there are, else of equal size."""
     rows, columns = (
-        block if -(-size // block) == count else -(-size // count)
+        min(block, size) if -(-size // block) == count else -(-size // count)
         for size, count, block in zip(shape, scale, _get_declared_block(config), strict=True)
     )
     return rows, columns
