@@ -310,6 +310,7 @@ ATTACKS: dict[Attack, str] = {
     gguf_without_magic: "m.gguf: corrupt checkpoint: it is truncated or not GGUF",
     gguf_with_truncated_data: "m.gguf: corrupt checkpoint",
     gguf_with_truncated_header: "m.gguf: corrupt checkpoint",
+    gguf_with_a_name_that_is_no_text: "m.gguf: corrupt checkpoint",
     gguf_of_many_tensors: "m.gguf: corrupt checkpoint",
     empty_gguf: "m.gguf: corrupt checkpoint",
     pickle_that_runs_code: "m.bin: corrupt checkpoint: it holds more than tensors",
