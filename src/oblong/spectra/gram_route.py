@@ -46,6 +46,10 @@ FULL_TOLERANCE: Final = 1e-6
 LOG_VOLUME_TOLERANCE: Final = 1e-8
 """Error allowed to the log-volume per singular value, nats: that of a relative error of each."""
 
+CHEAP_SIDE: Final = 256
+CHEAP_LOG_VOLUME_TOLERANCE: Final = 1e-9
+"""Up to this short side the singular value decomposition costs milliseconds, so more can be asked."""
+
 NUM_PROBES: Final = 8
 PROBE_SEED: Final = 20250625
 
@@ -271,7 +275,7 @@ def refine(matrix: Matrix, factor: Factor, inverse: RitzPairs, scale: Scale, *, 
 
 def allow_log_volume_error(num_values: int) -> float:
     """Largest error of the sum of so many logarithms that passes."""
-    return LOG_VOLUME_TOLERANCE * num_values
+    return num_values * (LOG_VOLUME_TOLERANCE if num_values > CHEAP_SIDE else CHEAP_LOG_VOLUME_TOLERANCE)
 
 
 def estimate_log_volume_error(factor: Factor, triplets: LowestTriplets, scale: Scale) -> float:

@@ -42,7 +42,8 @@ def test_rows_extremes_and_digest_are_those_of_the_whole(tmp_path: Path, monkeyp
 
 
 def test_a_spectrum_from_rows_has_the_bits_of_one_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oblong.spectra.tall.PANEL_ELEMENTS", 40 * 40)
+    for limit in ("WHOLE_ELEMENTS", "GRAM_ELEMENTS", "PRODUCT_ELEMENTS"):
+        monkeypatch.setattr(f"oblong.spectra.tall.{limit}", 40 * 40)
     checkpoint = open_bf16(tmp_path, make_weights(*SHAPE))
     values = checkpoint.read(find(checkpoint))
     assert values is not None

@@ -65,7 +65,7 @@ def arrived(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     dtypes: list[str] = []
     feed = Feed(window_bytes=request.param, num_readers=3, stage=Stager("cpu"))
 
-    def choose_backend(device: str, *, full: bool, num_threads: int | None) -> ComputeSpectra:
+    def choose_backend(device: str, *, full: bool, num_threads: int | None, precision: str) -> ComputeSpectra:
         from oblong.spectra.accelerator import compute_spectra_on
 
         def compute(matrices: Any) -> Any:

@@ -132,7 +132,8 @@ def test_logits_where_labels_are_give_the_same_loss_and_gradients(speech_lm: Spe
         model.zero_grad(set_to_none=True)
     (whole, gradient), (part, same_gradient) = results
     places = batch["labels"][:, 1:] != -100
-    assert torch.equal(part.logits, whole.logits[:, :-1][places])
+    # A product with fewer rows may be summed in another order.
+    torch.testing.assert_close(part.logits, whole.logits[:, :-1][places])
     assert part.past_key_values is None
     torch.testing.assert_close(part.loss, whole.loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(same_gradient, gradient, rtol=1e-3, atol=1e-6)
