@@ -59,8 +59,15 @@ def copy_unpacked_copyrights(folder: Path, roots: Iterable[Path]) -> None:
 
 
 def copy_wheel_licence(folder: Path, distribution: str) -> None:
-    """Put the licence of an installed Python distribution into `folder`, where it carries one."""
-    for item in metadata.files(distribution) or ():
+    """Put the licence of an installed Python distribution into `folder`, where it carries one.
+
+    A module that came without a distribution, from a source tree, has none.
+    """
+    try:
+        files = metadata.files(distribution) or ()
+    except metadata.PackageNotFoundError:
+        return
+    for item in files:
         if item.name.upper().startswith(("LICEN", "COPYING")):
             with replace_on_success(folder / f"{distribution}.{item.name}", force=True) as file:
                 file.write(item.read_text(encoding="utf-8"))
