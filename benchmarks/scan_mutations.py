@@ -24,7 +24,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -161,7 +160,8 @@ def main() -> int:
         result = {
             **{"seed": arguments.seed, "mutants": len(verdicts), "seconds": round(seconds, 1)},
             **{"outcomes": dict(sorted(counts.items())), "peak_bytes": max(v.peak_bytes for v in verdicts)},
-            "faults": [asdict(verdict) for verdict in faults],
+            # Not the message: it is a traceback with the paths of this machine; `--only N` shows it again.
+            "faults": [{"number": v.number, "kind": v.kind, "what": v.what, "fault": v.fault} for v in faults],
         }
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return int(bool(faults))
