@@ -22,6 +22,8 @@ from oblong.errors import SpeechInputError
 from oblong.models.speech_lm.adaptor import AdaptorAttention, SpeechAdaptor
 from oblong.models.speech_lm.configuration import SpeechLMConfig
 from oblong.models.speech_lm.encoded_audio import EncodedAudio
+from oblong.models.speech_lm.frames import SAMPLING_RATE, count_encoder_frames, count_mask_frames
+from oblong.models.speech_lm.whisper_encoder import encode_start
 
 AudioFeatures = torch.Tensor | Sequence[torch.Tensor]
 PROJECTOR: Final = "multi_modal_projector"
@@ -97,14 +99,26 @@ class SpeechLMModel(SpeechLMPreTrainedModel):  # type: ignore[no-untyped-call]  
     def encode_audio(
         self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
     ) -> EncodedAudio:
-        """Run the encoder on whole windows and keep the valid frames: what a feature cache stores.
+        """Run the encoder and keep the valid frames: what a feature cache stores.
+
+        It hears whole windows, or each recording and the configuration's `trailing_silence`, one at a time then: what
+        a recording becomes does not depend on those beside it.
 
         Args:
             input_features: log-mel spectrograms (N, mel bins, 2 x positions).
             input_features_mask: (N, 2 x positions), 1 for valid frames; None where all are.
         """
-        states = self.audio_tower(input_features).last_hidden_state
-        return EncodedAudio.crop(states, input_features_mask)
+        silence = self.config.trailing_silence
+        if silence is None or input_features_mask is None:
+            states = self.audio_tower(input_features).last_hidden_state
+            return EncodedAudio.crop(states, input_features_mask)
+        longest: int = self.config.audio_config.max_source_positions
+        clips = []
+        for spectrogram, mask in zip(input_features, input_features_mask, strict=True):
+            length = count_mask_frames(int(mask.sum()))
+            heard = min(length + count_encoder_frames(round(silence * SAMPLING_RATE)), longest)
+            clips.append(encode_start(self.audio_tower, spectrogram[None], heard)[0, :length])
+        return EncodedAudio.gather(clips, None)
 
     def get_audio_features(
         self,

@@ -33,6 +33,7 @@ def build_speech_lm(
     *,
     dtype: Dtype = "bfloat16",
     seed: int = 0,
+    trailing_silence: float | None = None,
 ) -> tuple[SpeechLMForConditionalGeneration, SpeechLMProcessor]:
     """Put a speech LLM together: pre-trained towers, frozen, and a fresh adaptor, which trains.
 
@@ -42,6 +43,7 @@ def build_speech_lm(
         adaptor: what joins them; default: the paper's.
         dtype: of the towers in memory; the adaptor is float32 unless its configuration says otherwise.
         seed: of the adaptor's weights.
+        trailing_silence: see `SpeechLMConfig`.
 
     Returns:
         The model, in evaluation mode, and its processor.
@@ -57,6 +59,7 @@ def build_speech_lm(
     with quiet_transformers():
         processor = make_processor(read_feature_extractor(encoder_path, audio_config), loaded.tokenizer, adaptor)
         config = make_config(audio_config, loaded.model, adaptor or AdaptorConfig(), processor)
+        config.trailing_silence = trailing_silence
         tower = read_whisper_encoder(encoder_path, TORCH_DTYPES[dtype])
         model = assemble(config, tower, loaded.model, seed=seed)
     model.generation_config = make_generation_config(loaded.model, processor, config)

@@ -63,6 +63,8 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
         adaptor_config: what joins them.
         audio_token_id: stands in the prompt where an audio token goes; never looked up in the embedding table.
         default_prompt_ids: the transcription prompt with one placeholder, used where `generate` gets audio alone.
+        trailing_silence: seconds of silence that the encoder hears after a recording; None for as many as fill its
+            window, which is how Whisper was trained. One second costs a short recording a fraction of the time.
         audio_gated_adapters: switch PEFT adapters off wherever no audio is heard, so that text behaves as before.
         lm_head_bias: whether the language model's head has a bias.
         tie_word_embeddings: follows `text_config`.
@@ -80,6 +82,7 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
     adaptor_config: Any = None
     audio_token_id: int = 128_256
     default_prompt_ids: list[int] | None = None
+    trailing_silence: float | None = None
     audio_gated_adapters: bool = False
     lm_head_bias: bool = False
     tie_word_embeddings: bool = False
@@ -88,7 +91,7 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
         """Make the parts and check that they fit.
 
         Raises:
-            SpeechModelError: the adaptor's width cannot be split into its heads.
+            SpeechModelError: the adaptor's width cannot be split into its heads, or a negative time of silence.
         """
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         adaptor, text = self.adaptor_config, self.text_config
@@ -99,6 +102,8 @@ class SpeechLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # tran
                 f"the adaptor is {width} wide, which {adaptor.num_heads} attention heads cannot share equally: set "
                 "num_heads to a divisor, or a bottleneck that is a multiple of it"
             )
+        if self.trailing_silence is not None and not 0 <= self.trailing_silence < float("inf"):
+            raise SpeechModelError(f"trailing_silence is {self.trailing_silence} s: it must be 0 or more, or null")
 
 
 def make_paper_config() -> SpeechLMConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from oblong.errors import CorruptCheckpointError, SpeechModelError, UnsupportedFormatError
-from oblong.models.speech_lm.frames import HOP_LENGTH, SAMPLING_RATE, count_window_samples
+from oblong.models.speech_lm.frames import CONVOLUTION_STRIDE, HOP_LENGTH, SAMPLING_RATE, count_window_samples
 from oblong.models.stored_tensors import open_stored_tensors
 
 _ENCODER_NAME: Final = re.compile(r"^(?:model\.)?encoder\.(.+)$")
@@ -52,6 +53,30 @@ def read_whisper_encoder(path: Path, dtype: torch.dtype) -> VoxtralEncoder:
         raise CorruptCheckpointError(path, f"the encoder does not fit its config.json: {lines[-1].strip()}") from error
     whole: VoxtralEncoder = encoder.eval()
     return whole
+
+
+def encode_start(tower: Any, spectrogram: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """What the encoder says about the start of a window, as if the window ended there.
+
+    transformers' own forward takes whole windows only. Self-attention and the positional table serve any length, at a
+    cost that falls with it.
+
+    Args:
+        tower: a `VoxtralEncoder`.
+        spectrogram: (N, mel bins, at least 2 x num_frames).
+        num_frames: encoder frames to hear, T.
+
+    Returns:
+        (N, T, D).
+    """
+    start = spectrogram[..., : num_frames * CONVOLUTION_STRIDE].to(tower.conv1.weight.device, tower.conv1.weight.dtype)
+    hidden_NDT = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(start))))
+    hidden_NTD = hidden_NDT.permute(0, 2, 1) + tower.embed_positions.weight[:num_frames]
+    hidden_NTD = nn.functional.dropout(hidden_NTD, p=tower.dropout, training=tower.training)
+    for layer in tower.layers:
+        hidden_NTD = layer(hidden_NTD, attention_mask=None)
+    states: torch.Tensor = tower.layer_norm(hidden_NTD)
+    return states
 
 
 def read_encoder_config(path: Path) -> VoxtralEncoderConfig:

@@ -39,6 +39,7 @@ def describe_encoder(model: SpeechLMForConditionalGeneration, processor: SpeechL
         "attention": tower.config._attn_implementation,
         "dtype": str(tower.dtype).removeprefix("torch."),
         "device": tower.device.type,
+        "trailing_silence": model.config.trailing_silence,
         "spectrogram": _pick(extractor.to_dict()),
         "mel_filters": hashlib.sha256(filters.data).hexdigest(),
         "transformers": transformers.__version__,
