@@ -18,6 +18,7 @@ from oblong.records.scan import (
     Unit,
 )
 from oblong.records.spectra import SpectraFile
+from oblong.records.speech_delta import SPEECH_DELTA_FILE, LoraShape, SpeechDelta, TensorIdentity, Tower
 from oblong.records.speech_evaluation import (
     Ending,
     ErrorCounts,
@@ -35,6 +36,7 @@ from oblong.records.units import Units
 
 __all__ = [
     "HEAD_ROLES",
+    "SPEECH_DELTA_FILE",
     "ArmRun",
     "Budget",
     "Change",
@@ -51,6 +53,7 @@ __all__ = [
     "Evaluation",
     "GroupScores",
     "Interval",
+    "LoraShape",
     "Measures",
     "NormaliserInfo",
     "PackedSpectrum",
@@ -67,12 +70,15 @@ __all__ = [
     "ScanHeader",
     "SkippedAudio",
     "SpectraFile",
+    "SpeechDelta",
     "SpeechEvaluation",
     "SpeechSet",
     "SpeechSettings",
     "Status",
     "TensorDigest",
+    "TensorIdentity",
     "Totals",
+    "Tower",
     "TrainingPoint",
     "Transcript",
     "TranscriptScores",
