@@ -16,7 +16,7 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the merged model.")],
     base: Annotated[
         str | None,
-        typer.Option(help="The base model (of a speech delta: the language model), if it lies elsewhere now."),
+        typer.Option(help="The base or language model, if it is no longer where it was."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model directory that is there.")] = False,
 ) -> None:

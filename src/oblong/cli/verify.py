@@ -17,7 +17,7 @@ def verify(
     model: Annotated[str | None, typer.Option(help="Also check this merged model, bit for bit.")] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="The base model (of a speech delta: the language model), if it lies elsewhere now."),
+        typer.Option(help="The base or language model, if it is no longer where it was."),
     ] = None,
 ) -> None:
     """Prove that every tensor outside the Plan is bit-identical to the base and that those inside moved.

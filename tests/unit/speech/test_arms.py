@@ -152,7 +152,7 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Path) -> None:
     arm = ArmRecipe(plan=str(tmp_path / "other.yaml"))
     with pytest.raises(PlanMismatchError, match="the Plan was made from other weights"):
         apply_arm(model, arm, language_model=tmp_path / "llama")
-    with pytest.raises(SpeechModelError, match="does not hold the language model of .*other"):
+    with pytest.raises(SpeechModelError, match=r"does not hold the language model of .*other"):
         apply_arm(model, arm, language_model=other)
     allowed = ArmRecipe(plan=arm.plan, allow_other_weights=True)
     assert set(apply_arm(model, allowed, language_model=tmp_path / "llama").trained) == set(SELECTED)
