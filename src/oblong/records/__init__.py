@@ -18,6 +18,7 @@ from oblong.records.scan import (
     Unit,
 )
 from oblong.records.spectra import SpectraFile
+from oblong.records.speech_delta import SPEECH_DELTA_FILE, LoraShape, SpeechDelta, TensorIdentity, Tower
 from oblong.records.speech_evaluation import (
     Ending,
     ErrorCounts,
@@ -31,11 +32,28 @@ from oblong.records.speech_evaluation import (
     TranscriptScores,
     UtteranceErrors,
 )
+from oblong.records.speech_run import (
+    AlignmentProbe,
+    ArmInfo,
+    BestCheckpoint,
+    SpeechData,
+    SpeechPoint,
+    SpeechRun,
+    SpeechRunStatus,
+    SpeechStage,
+    StageRecord,
+    TextRetention,
+    WordErrors,
+)
 from oblong.records.units import Units
 
 __all__ = [
     "HEAD_ROLES",
+    "SPEECH_DELTA_FILE",
+    "AlignmentProbe",
+    "ArmInfo",
     "ArmRun",
+    "BestCheckpoint",
     "Budget",
     "Change",
     "CheckpointFile",
@@ -51,6 +69,7 @@ __all__ = [
     "Evaluation",
     "GroupScores",
     "Interval",
+    "LoraShape",
     "Measures",
     "NormaliserInfo",
     "PackedSpectrum",
@@ -67,16 +86,27 @@ __all__ = [
     "ScanHeader",
     "SkippedAudio",
     "SpectraFile",
+    "SpeechData",
+    "SpeechDelta",
     "SpeechEvaluation",
+    "SpeechPoint",
+    "SpeechRun",
+    "SpeechRunStatus",
     "SpeechSet",
     "SpeechSettings",
+    "SpeechStage",
+    "StageRecord",
     "Status",
     "TensorDigest",
+    "TensorIdentity",
+    "TextRetention",
     "Totals",
+    "Tower",
     "TrainingPoint",
     "Transcript",
     "TranscriptScores",
     "Unit",
     "Units",
     "UtteranceErrors",
+    "WordErrors",
 ]
