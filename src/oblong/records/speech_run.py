@@ -20,6 +20,7 @@ SPEECH_RUN_SCHEMA_VERSION: Final = 1
 class SpeechStage(StrEnum):
     """What trains."""
 
+    SPELL = "spell"  # before stage A: the adaptor alone, without the language model
     ALIGN = "align"  # stage A: the adaptor alone
     ADAPT = "adapt"  # stage B: the arm's tensors, and the adaptor
 
@@ -106,6 +107,9 @@ class SpeechPoint(Part):
     alignment: AlignmentProbe
     wer: Mapping[str, WordErrors] = Field(description="by name of the test set")
     retention: Mapping[str, TextRetention] = Field(description="by name of the text")
+    spelling: Mapping[str, WordErrors] = Field(
+        default={}, description="while it learns to spell: what the adaptor alone makes of a test set"
+    )
 
     @property
     def alignment_gap(self) -> float:

@@ -21,7 +21,9 @@ from oblong.speech.training.scoring import (
     measure_text_loss,
     rounded,
     score_clips,
+    score_texts,
 )
+from oblong.speech.training.spelling import Speller
 from oblong.speech.training.state import StageState
 
 
@@ -50,6 +52,14 @@ class Measurer:
         """Nats per token of the texts, as the model is now."""
         self.model.eval()  # type: ignore[no-untyped-call]
         return measure_text_loss(self.model, self.processor, self.texts)
+
+    def measure_spell(
+        self, current: StageState, loss: float | None, base: Mapping[str, float], speller: Speller
+    ) -> SpeechPoint:
+        """An evaluation before stage A: what the adaptor spells by itself, and whether the language model listens."""
+        self.model.eval()  # type: ignore[no-untyped-call]
+        point = self._make_point(current, loss, self._probe(), {}, base, base)
+        return point.model_copy(update={"spelling": self._score_spelling(speller)})
 
     def measure_align(self, current: StageState, loss: float | None, base: Mapping[str, float]) -> SpeechPoint:
         """An evaluation of stage A: nothing is decoded before the gate opens, and the text is that of the base."""
@@ -81,6 +91,15 @@ class Measurer:
     def _score(self) -> Mapping[str, WordErrors]:
         settings = DecodingSettings(batch_size=self.recipe.decode_batch)
         return {name: score_clips(self.model, self.processor, clips, settings) for name, clips in self.sets.items()}
+
+    def _score_spelling(self, speller: Speller) -> Mapping[str, WordErrors]:
+        def spell(clips: Sequence[Clip]) -> list[str]:
+            size = self.recipe.decode_batch
+            batches = [self.maker.make(clips[start : start + size]) for start in range(0, len(clips), size)]
+            ids = [row for batch in batches for row in speller.spell(batch.to(self.device))]
+            return [self.processor.tokenizer.decode(row) for row in ids]
+
+        return {name: score_texts(clips, spell(clips)) for name, clips in self.sets.items()}
 
     def _make_point(
         self,

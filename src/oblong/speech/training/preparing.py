@@ -133,7 +133,12 @@ def build_model(
             decodes best what it was trained to read.
     """
     model, processor = build_speech_lm(
-        recipe.encoder, recipe.language_model, recipe.adaptor.make_config(), dtype=recipe.dtype, seed=recipe.seed
+        recipe.encoder,
+        recipe.language_model,
+        recipe.adaptor.make_config(),
+        dtype=recipe.dtype,
+        seed=recipe.seed,
+        trailing_silence=recipe.trailing_silence,
     )
     if len(set(langs)) == 1:
         processor.instruction = processor.make_instruction(langs[0])

@@ -80,6 +80,13 @@ class OptimizerRecipe(Part):
     max_gradient_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
 
 
+class SpellRecipe(OptimizerRecipe):
+    """Before stage A: the adaptor learns to spell with the language model's embeddings, by CTC; see `spelling`."""
+
+    epochs: float = Field(default=6, gt=0, description="passes over the training utterances")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak")
+
+
 class AlignRecipe(OptimizerRecipe):
     """Stage A: the adaptor alone, until the language model listens to the audio."""
 
@@ -144,6 +151,10 @@ class SpeechTrainRecipe(Part):
         description="texts to watch, a name and a source each",
     )
     adaptor: AdaptorRecipe = AdaptorRecipe()
+    trailing_silence: float | None = Field(
+        default=None, ge=0, le=30, description="seconds the encoder hears after a recording; default: up to 30 s in all"
+    )
+    spell: SpellRecipe | None = Field(default=None, description="a short lesson before stage A; default: none")
     align: AlignRecipe = AlignRecipe()
     adapt: AdaptRecipe
     stop: StopRecipe = StopRecipe()
@@ -169,6 +180,11 @@ class SpeechTrainRecipe(Part):
         if not isinstance(value, Mapping):
             return value
         return {name: {"source": text} if isinstance(text, str) else text for name, text in value.items()}
+
+    @field_validator("spell", mode="before")
+    @classmethod
+    def _accept_yes(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     @property
     def align_rate(self) -> float:

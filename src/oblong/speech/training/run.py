@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+import torch
 from torch import nn
 
 from oblong.models.causal_lm import TORCH_DTYPES
@@ -22,12 +23,13 @@ from oblong.records import (
     StageRecord,
 )
 from oblong.speech.arms import AppliedArm, ArmRecipe, apply_arm, write_speech_delta
-from oblong.speech.training.batches import BatchMaker
+from oblong.speech.training.batches import BatchMaker, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
 from oblong.speech.training.measuring import Measurer, reuse_point
 from oblong.speech.training.preparing import Inputs, build_model, hear, read_inputs, start_from_aligned
 from oblong.speech.training.progress import OnSpeechProgress, ignore_progress
 from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.spelling import Speller, count_spelling_steps
 from oblong.speech.training.stage import (
     NotFiniteError,
     ParameterGroup,
@@ -74,10 +76,10 @@ def train_speech(
 ) -> SpeechRun:
     """Teach a language model to hear, and watch what becomes of its text.
 
-    Stage A trains the adaptor until the alignment gate opens, stage B the arm's tensors and the adaptor. Word error
-    rates and text retention are measured at every evaluation. A run that was interrupted goes on from its last
-    checkpoint and ends in the same weights as an uninterrupted one. A loss that is not finite ends the run as
-    `diverged`; nothing of it reaches the weights.
+    If the recipe says so, the adaptor first learns to spell. Stage A trains it until the alignment gate opens, stage B
+    the arm's tensors and the adaptor. Word error rates and text retention are measured at every evaluation. A run that
+    was interrupted goes on from its last checkpoint and ends in the same weights as an uninterrupted one. A loss that
+    is not finite ends the run as `diverged`; nothing of it reaches the weights.
 
     Args:
         recipe: what to do.
@@ -116,8 +118,15 @@ def _read_finished(workspace: Path) -> SpeechRun | None:
     return None if run is None or run.status is SpeechRunStatus.RUNNING else run
 
 
+class RunStage(Protocol):
+    """A stage as a method."""
+
+    def __call__(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
+        """Run it; returns the state to go on with, and why not to where that is so."""
+
+
 class SpeechTraining:
-    """One run under way: model, data, and the two stages."""
+    """One run under way: model, data, and the stages."""
 
     def __init__(
         self, recipe: SpeechTrainRecipe, inputs: Inputs, workspace: Path, on_progress: OnSpeechProgress
@@ -158,42 +167,56 @@ class SpeechTraining:
         self._arm = apply_arm(model, ADAPTOR_ONLY, language_model=recipe.language_model)
 
     def run(self) -> SpeechRun:
-        """Both stages, from where the checkpoints say, to the finished record."""
+        """All stages, from where the checkpoints say, to the finished record."""
         first = self._bench.clips[: self._recipe.batch.max_utterances]
         self._bench.maker.check(first)
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
         state = self._bench.store.read_state()
         write_points(self._workspace / POINTS_FILE, () if state is None else state.points)
-        if state is not None and state.current.stage is SpeechStage.ADAPT:
-            return self._finish(*self._adapt(state, resume=True))
-        state, verdict = self._align(state)
-        if verdict is None:
-            state, verdict = self._adapt(state, resume=False)
-        return self._finish(state, verdict)
-
-    def _align(self, state: TrainingState | None) -> tuple[TrainingState, Verdict | None]:
-        """Stage A, or the adaptor of an earlier one; returns the state to go on with, or why not to."""
-        resumes = state is not None
+        resumed = None if state is None else state.current.stage
         state = state or self._begin()
+        for stage, run in self._list_stages(state.current.stage):
+            state, verdict = run(state, resume=stage is resumed)
+            if verdict is not None:
+                return self._finish(state, verdict)
+        done = f"all {self._recipe.adapt.steps} steps of stage B are done"
+        return self._finish(state, Verdict(status=SpeechRunStatus.COMPLETED, reason=done))
+
+    def _list_stages(self, first: SpeechStage) -> list[tuple[SpeechStage, RunStage]]:
+        """From the first that is not behind; each makes a new state, and gives a reason where it is the last."""
+        stages: dict[SpeechStage, RunStage] = {
+            SpeechStage.SPELL: self._spell,
+            SpeechStage.ALIGN: self._align,
+            SpeechStage.ADAPT: self._adapt,
+        }
+        order = list(stages)
+        return [(stage, stages[stage]) for stage in order[order.index(first) :]]
+
+    def _spell(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
+        """Let the adaptor learn to spell."""
+        speller = Speller(self._model, self._processor, self._bench.clips)
+        state, verdict = self._run_stage(self._plan_spell(state, speller), state, resume=resume)
+        return (state, verdict) if verdict is not None else (self._put_behind(state, SpeechStage.ALIGN), None)
+
+    def _align(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
+        """Stage A, or the adaptor of an earlier one."""
         if self._inputs.aligned is not None:
             start_from_aligned(self._model, self._inputs.aligned, self._recipe)
+            state = state.model_copy(update={"current": StageState(stage=SpeechStage.ADAPT)})
         else:
-            plan = self._plan_align(state)
-            state, verdict = self._run_stage(plan, state, resume=resumes)
+            state, verdict = self._run_stage(self._plan_align(state), state, resume=resume)
             verdict = verdict or judge_alignment(state.current.points, self._recipe.align)
             if verdict is not None:
                 return state, verdict
-            state = self._begin_adapt(state)
+            state = self._put_behind(state, SpeechStage.ADAPT)
         self._write_delta(ALIGNED)
-        return state.model_copy(update={"current": StageState(stage=SpeechStage.ADAPT)}), None
+        return state, None
 
-    def _adapt(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict]:
+    def _adapt(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
         """Stage B."""
         recipe = self._recipe
         self._arm = apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
-        state, verdict = self._run_stage(self._plan_adapt(state), state, resume=resume)
-        done = f"all {recipe.adapt.steps} steps of stage B are done"
-        return state, verdict or Verdict(status=SpeechRunStatus.COMPLETED, reason=done)
+        return self._run_stage(self._plan_adapt(state), state, resume=resume)
 
     def _run_stage(
         self, plan: StagePlan, state: TrainingState, *, resume: bool
@@ -208,18 +231,46 @@ class SpeechTraining:
         return runner.state, verdict
 
     def _begin(self) -> TrainingState:
-        return TrainingState(base_retention=self._measurer.measure_text(), current=StageState(stage=SpeechStage.ALIGN))
+        spells = self._recipe.spell is not None and self._inputs.aligned is None
+        first = SpeechStage.SPELL if spells else SpeechStage.ALIGN
+        return TrainingState(base_retention=self._measurer.measure_text(), current=StageState(stage=first))
 
-    def _begin_adapt(self, state: TrainingState) -> TrainingState:
-        """Put stage A behind."""
+    def _put_behind(self, state: TrainingState, following: SpeechStage) -> TrainingState:
+        """The current stage is finished; another one begins."""
         return state.model_copy(
-            update={"finished": (self._describe_current(state),), "earlier_points": state.current.points}
+            update={
+                "finished": (*state.finished, self._describe_current(state)),
+                "earlier_points": state.points,
+                "current": StageState(stage=following),
+            }
         )
+
+    def _plan_spell(self, state: TrainingState, speller: Speller) -> StagePlan:
+        recipe = self._recipe.spell
+        assert recipe is not None  # or the stage would not run
+        num_steps = count_spelling_steps(self._bench.clips, self._recipe, recipe.epochs)
+        parameters = {**prefix_names(self._arm.adaptor), **speller.own_parameters}
+        return StagePlan(
+            stage=SpeechStage.SPELL,
+            compute_loss=lambda batch: speller(batch).loss,
+            groups=[ParameterGroup(parameters=parameters, learning_rate=recipe.learning_rate)],
+            num_steps=num_steps,
+            optimizer=recipe,
+            plan_end=lambda points: num_steps,
+            judge=lambda points: None,
+            measure=partial(self._measurer.measure_spell, base=state.base_retention, speller=speller),
+            find_best=lambda points: None,
+        )
+
+    def _compute_loss(self, batch: SpeechBatch) -> torch.Tensor:
+        loss: torch.Tensor = self._bench.forward(batch).loss
+        return loss
 
     def _plan_align(self, state: TrainingState) -> StagePlan:
         recipe = self._recipe
         return StagePlan(
             stage=SpeechStage.ALIGN,
+            compute_loss=self._compute_loss,
             groups=[ParameterGroup(parameters=prefix_names(self._arm.adaptor), learning_rate=recipe.align_rate)],
             num_steps=recipe.align.max_steps,
             optimizer=recipe.align,
@@ -241,6 +292,7 @@ class SpeechTraining:
 
         return StagePlan(
             stage=SpeechStage.ADAPT,
+            compute_loss=self._compute_loss,
             groups=[
                 ParameterGroup(parameters=self._arm.trained, learning_rate=rate),
                 ParameterGroup(

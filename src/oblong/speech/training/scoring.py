@@ -71,7 +71,11 @@ def score_clips(
     settings: DecodingSettings,
 ) -> WordErrors:
     """Decode a test set from its frames, and count."""
-    texts = transcribe_clips(model, processor, clips, settings)
+    return score_texts(clips, transcribe_clips(model, processor, clips, settings))
+
+
+def score_texts(clips: Sequence[Clip], texts: Sequence[str]) -> WordErrors:
+    """Count the errors of a test set's hypotheses."""
     errors = [
         score_utterance(clip.utterance.text, text, clip.utterance.lang) for clip, text in zip(clips, texts, strict=True)
     ]

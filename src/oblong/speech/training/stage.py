@@ -13,7 +13,7 @@ from torch import nn
 
 from oblong.corpora.speech import BatchPosition, iter_batches
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
-from oblong.speech.training.batches import BatchMaker, Clip
+from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import OptimizerRecipe, SpeechTrainRecipe, count_warmup
@@ -37,6 +37,7 @@ class StagePlan:
 
     Attributes:
         stage: its name.
+        compute_loss: of a batch, a scalar with its gradient.
         groups: what trains; names differ between groups.
         num_steps: of the schedule; the stage may end before.
         optimizer: AdamW and schedule.
@@ -47,6 +48,7 @@ class StagePlan:
     """
 
     stage: SpeechStage
+    compute_loss: Callable[[SpeechBatch], torch.Tensor]
     groups: Sequence[ParameterGroup]
     num_steps: int
     optimizer: OptimizerRecipe
@@ -63,7 +65,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workbench:
-    """What both stages share."""
+    """What all stages share."""
 
     recipe: SpeechTrainRecipe
     forward: SpeechForward
@@ -140,10 +142,10 @@ class StageRunner:
         started = time.perf_counter()
         batch = self._bench.maker.make(clips).to(self._bench.device)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._bench.forward(batch).loss
+        loss = self._plan.compute_loss(batch)
         if not math.isfinite(value := loss.item()):
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm))
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient of step {self._current.step + 1} is {norm}")

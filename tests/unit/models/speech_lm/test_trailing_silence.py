@@ -24,7 +24,8 @@ def encode(speech_lm: SpeechLM, seconds: tuple[float, ...], silence: float | Non
     model, processor = speech_lm
     model.config.trailing_silence = silence
     inputs = processor.apply_transcription_request(make_tones(seconds))
-    return model.encode_audio(inputs["input_features"], inputs["input_features_mask"]).split()
+    frames: list[torch.Tensor] = model.encode_audio(inputs["input_features"], inputs["input_features_mask"]).split()
+    return frames
 
 
 def test_a_whole_window_in_pieces_is_the_whole_window(speech_lm: SpeechLM) -> None:
