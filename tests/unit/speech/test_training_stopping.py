@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -106,14 +107,12 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_share() -> None:
     # Half of the cosine: (1 + 0.1) / 2.
     assert factors[12] == pytest.approx(0.55)
     assert factors[20] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(factors[4:], factors[5:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(factors[4:]))
     assert compute_rate_factor(0, num_steps=1, warmup=1, final_share=0.1) == 1.0
 
 
 def test_the_loss_curve_has_the_first_step_a_mean_per_group_and_the_last() -> None:
-    losses = [
-        TrainingPoint(step=step, loss=float(step), learning_rate=1.0, gradient_norm=None) for step in range(1, 8)
-    ]
+    losses = [TrainingPoint(step=step, loss=float(step), learning_rate=1.0, gradient_norm=None) for step in range(1, 8)]
     points = summarise_losses(losses, every=3)
     assert [(point.step, point.loss) for point in points] == [(1, 1.0), (3, 2.5), (6, 5.0), (7, 7.0)]
     assert summarise_losses([], every=3) == ()
