@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from oblong.models.causal_lm import Dtype
 from oblong.models.speech_lm import load_speech_lm
 from oblong.records import SPEECH_DELTA_FILE, SpeechDelta
 from oblong.speech.arms import load_speech_delta, merge_speech_delta, read_speech_delta, verify_speech_delta
+from oblong.speech.arms.applying import digest_unstored
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.loading import load_transcriber
 from tests.arm_builders import KINDS, Study, transcribe
@@ -114,6 +116,33 @@ def test_a_frozen_tensor_that_moved_is_named_and_nothing_is_written(tmp_path: Pa
         "model.layers.0.self_attn.q_proj.weight: was to stay frozen, and moved",
     )
     assert not (tmp_path / "delta").exists()
+
+
+def test_a_frozen_parameter_that_the_file_has_no_image_of_is_watched_too(tmp_path: Path) -> None:
+    study = Study.make(tmp_path, "adaptor_only")
+    # As if transformers had fused this one from several tensors.
+    parameters = dict(study.applied.language_model)
+    fused = parameters.pop("model.norm.weight")
+    unstored = digest_unstored(study.model.as_causal_lm(), parameters)
+    watched = replace(study, applied=replace(study.applied, language_model=parameters, unstored=unstored))
+    watched.write()
+    with torch.no_grad():
+        fused.add_(1)
+    with pytest.raises(VerificationError, match=r"model\.norm\.weight: was to stay frozen, and moved"):
+        watched.write(replace=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tied_embeddings_and_norms_can_be_in_the_plan(tmp_path: Path, dtype: Dtype) -> None:
+    names = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight")
+    study = Study.make(tmp_path, "plan", dtype=dtype, names=names)
+    study.train()
+    model, _ = load_speech_delta(study.write(), dtype="float32")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert torch.equal(model.lm_head.weight, study.model.lm_head.weight)
+    assert torch.equal(model.lm_head.weight, study.applied.trained[names[0]])
+    for name, parameter in study.applied.trained.items():
+        assert torch.equal(model.get_parameter(f"model.language_model.{name.removeprefix('model.')}"), parameter)
 
 
 def test_a_delta_is_replaced_only_on_request(tmp_path: Path) -> None:
