@@ -1,6 +1,6 @@
 """Records that were written by an earlier schema version must be read for ever.
 
-The files come from a comparison of a tiny random Llama. A new schema version adds a folder; an old one is never edited.
+The files come from a comparison of a tiny random Llama, and from a tiny speech LLM (shortened). A new schema version adds a folder; an old one is never edited.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan
+from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan, SpeechDelta
 from oblong.records.base import load_document
 
 FOLDER = Path(__file__).parent / "records"
@@ -21,6 +21,7 @@ KINDS: dict[str, type[Record]] = {
     "evaluation.json": Evaluation,
     "manifest.json": DeltaManifest,
     "comparison.json": Comparison,
+    "speech_delta.json": SpeechDelta,
 }
 
 

@@ -156,6 +156,13 @@ def test_a_delta_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert read_speech_delta(delta).manifest.stored != first.stored
 
 
+def test_a_delta_in_the_hubs_cache_is_made_of_links(planned: Path, tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    for path in (planned / "delta").iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    assert read_speech_delta(tmp_path / "snapshot").manifest == read_speech_delta(planned / "delta").manifest
+
+
 def test_towers_that_moved_are_found_where_the_user_says(tmp_path: Path) -> None:
     study, delta = make_delta(tmp_path)
     (tmp_path / "llama").rename(tmp_path / "moved")
