@@ -1,6 +1,7 @@
 """Records that were written by an earlier schema version must be read for ever.
 
-The files come from a comparison of a tiny random Llama, and from a tiny speech LLM (shortened). A new schema version adds a folder; an old one is never edited.
+The files come from a comparison of a tiny random Llama, and from a tiny speech LLM (shortened).
+A new schema version adds a folder; an old one is never edited.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """A speech delta on the disk: what trained, whole, and the manifest that says what it stands on.
 
-DIRECTORY/adaptor.safetensors     the adaptor, float32
-DIRECTORY/trained.safetensors     a Plan's tensors, float32, under the language model's names; or
-DIRECTORY/lora.safetensors        LoRA's matrices, float32
-DIRECTORY/speech_delta.json       `SpeechDelta`: digests of all this, and of every tensor of both towers
-DIRECTORY/...                     configuration, processor and tokenizer of the speech LLM
+    DIRECTORY/adaptor.safetensors     the adaptor, float32
+    DIRECTORY/trained.safetensors     a Plan's tensors, float32, under the language model's names; or
+    DIRECTORY/lora.safetensors        LoRA's matrices, float32
+    DIRECTORY/speech_delta.json       `SpeechDelta`: digests of all this, and of every tensor of both towers
+    DIRECTORY/...                     configuration, processor and tokenizer of the speech LLM
+
+Why so: design/054.
 """
 
 from __future__ import annotations
