@@ -240,6 +240,25 @@ def test_a_spoilt_delta_is_refused_by_name(
     assert "delta" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"rank": 10**12}, CorruptCheckpointError, "does not hold the adapters"),
+        ({"modules": ["layers.0.mlp.up_proj"]}, CorruptCheckpointError, "does not hold the adapters"),
+        ({"modules": []}, RecordError, "modules"),
+    ],
+)
+def test_a_manifest_that_asks_for_other_adapters_is_refused(
+    tmp_path: Path, fields: dict[str, object], error: type[OblongError], message: str
+) -> None:
+    _, delta = make_delta(tmp_path, "lora")
+    path = delta / SPEECH_DELTA_FILE
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"lora": data["lora"] | fields}))
+    with pytest.raises(error, match=message):
+        load_speech_delta(delta)
+
+
 @pytest.mark.parametrize("kind", ["plan", "adaptor_only", "lora"])
 def test_a_merged_delta_is_an_ordinary_speech_llm(tmp_path: Path, kind: str) -> None:
     study, delta = make_delta(tmp_path, kind)
