@@ -11,9 +11,10 @@ The only difference is where the encoder's states come from:
            would. No gradients are kept for the encoder.
 
 Batches are of similar length, as training makes them. Seconds are CPU seconds of this process, all threads together, so
-that other programs on the machine do not count. Figures are medians over the rounds: utterances per CPU second of both, and
-the ratio within a round. Beside them stands what the cache costs: seconds per recording to fill it, seconds to open it
-again, bytes per hour of audio. The cache lies in a temporary folder. Exit code 1: less than 3 times faster, or the two losses differ by more than rounding.
+that other programs on the machine do not count. Figures are medians over the rounds: utterances per CPU second of both,
+and the ratio within a round. Beside them stands what the cache costs: seconds per recording to fill it, seconds to open
+it again, bytes per hour of audio. The cache lies in a temporary folder. Exit code 1: less than 3 times faster, or the
+two losses differ by more than rounding.
 """
 
 from __future__ import annotations
