@@ -13,12 +13,12 @@ import torch
 
 from oblong.corpora.speech import AudioLimits, Utterance, load_audio
 from oblong.errors import DataError, OutputWriteError, SpeechModelError
-from oblong.models.speech_lm import load_speech_lm
+from oblong.models.speech_lm import build_speech_lm, load_speech_lm
 from oblong.speech.features import EncodedUtterances, FeatureCache, encode_utterances
 from oblong.speech.features import shards as shards_module
 from oblong.speech.features.identity import describe_encoder
 from tests.sound_builders import make_tone, write_sound
-from tests.speech_builders import SpeechLM, build_tiny
+from tests.speech_builders import SpeechLM, build_tiny, find_real_models
 
 SECONDS = (0.1, 0.3, 0.52, 0.75, 1.0)
 
@@ -110,6 +110,19 @@ class TestBits:
                 audio_features=[cached[3]],
             ).logits
         assert torch.equal(live, known)
+
+    def test_a_real_encoder_says_the_same_alone_and_from_the_cache(self, folder: Path, cache: FeatureCache) -> None:
+        whisper, _ = find_real_models()
+        build_tiny(folder)
+        speech_lm = build_speech_lm(whisper, folder / "llama")
+        path = write_sound(cache.folder.parent / "tone.wav", make_tone(1.3))
+        utterances = [Utterance(path, "Tone.", "en")]
+        encode(speech_lm, utterances, cache)
+        cached = encode(speech_lm, utterances, cache)
+        live = hear_live(speech_lm, [load_audio(path)]).frames[0]
+        assert count(cached) == (1, 0, 0)
+        assert cached[0].shape == (65, 384)
+        assert torch.equal(cached[0], live)
 
     def test_cropped_to_valid_frames(self, speech_lm: SpeechLM, utterances: list[Utterance]) -> None:
         encoded = encode(speech_lm, utterances, None)
@@ -349,10 +362,12 @@ class TestFailing:
     def test_a_cache_that_is_cleared_meanwhile_says_so(
         self, speech_lm: SpeechLM, utterances: list[Utterance], cache: FeatureCache
     ) -> None:
+        def clear_at_the_end(done: int, total: int) -> None:
+            if done == total:
+                cache.clear()
+
         with pytest.raises(OutputWriteError, match="cleared while it was being filled"):
-            encode_utterances(
-                *speech_lm, utterances, cache=cache, on_progress=lambda done, total: done == 5 and cache.clear()
-            )
+            encode_utterances(*speech_lm, utterances, cache=cache, on_progress=clear_at_the_end)
         assert count(encode(speech_lm, utterances, cache)) == (0, 5, 0)
 
     def test_features_stay_readable_after_the_cache_was_cleared(
