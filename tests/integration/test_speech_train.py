@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_weights_before(
     calls = []
 
     def fail(self: SpeechForward, *args: Any, **kwargs: Any) -> Any:
-        output = forward(self, *args, **kwargs)
+        output: Any = forward(self, *args, **kwargs)
         if torch.is_grad_enabled():
             calls.append(output)
             if len(calls) == 3:
@@ -179,6 +179,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_weights_before(
     for name in ("best", "last"):
         tensors = load_file(folder / "nan" / name / "trained.safetensors")
         assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+@pytest.mark.usefixtures("overfitted")
+@pytest.mark.parametrize("kind", ["plan", "gated"])
+def test_bfloat16_trains_float32_masters_and_gated_adapters_forget_nothing(folder: Path, kind: str) -> None:
+    arms: dict[str, Any] = {
+        "plan": {"plan": str(folder / "plan.yaml")},
+        "gated": {"lora": {"rank": 2, "audio_gated": True}},
+    }
+    adapt = {"arm": arms[kind], "steps": 4, "learning_rate": 1e-2}
+    run = train_speech(make_short(folder, adapt=adapt, dtype="bfloat16", output=str(folder / f"bf16-{kind}")))
+    assert run.status is SpeechRunStatus.COMPLETED
+    ratio = run.points[-1].retention["prose"].ratio
+    assert (ratio == 1.0) == (kind == "gated")
+    name = "trained" if kind == "plan" else "lora"
+    tensors = load_file(folder / f"bf16-{kind}" / "best" / f"{name}.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 @pytest.mark.usefixtures("overfitted")

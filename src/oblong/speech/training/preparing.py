@@ -212,6 +212,12 @@ def hear(
     return HeardSet(clips=clips, data=data)
 
 
+def spread_evenly(utterances: Sequence[Utterance], limit: int | None) -> tuple[Utterance, ...]:
+    """So many utterances, at equal distances: manifests are sorted, and their beginning is not typical."""
+    count = len(utterances) if limit is None else min(limit, len(utterances))
+    return tuple(utterances[index * len(utterances) // count] for index in range(count))
+
+
 def _try_manifest(problems: list[str], field: str, name: str, limit: int | None) -> Manifest | None:
     path = resolve_manifest(name)
     try:
@@ -220,7 +226,7 @@ def _try_manifest(problems: list[str], field: str, name: str, limit: int | None)
         hint = "; `oblong speech fetch-data` builds it" if name.startswith("speech:") and not path.exists() else ""
         problems.append(f"{field}: {error}{hint}")
         return None
-    kept = tuple(utterances[:limit])
+    kept = spread_evenly(utterances, limit)
     return Manifest(
         name=path.stem,
         path=path,

@@ -28,8 +28,8 @@ ALIGN_RATES: Final[Mapping[str, float]] = {"linear": 1e-3, "attention": 3e-4}
 class DataLimits(Part):
     """What of the manifests is used."""
 
-    train: int | None = Field(default=None, gt=0, description="utterances of each training manifest, the first ones")
-    evaluate: int | None = Field(default=None, gt=0, description="utterances of each test set, the first ones")
+    train: int | None = Field(default=None, gt=0, description="utterances of each training manifest, spread over it evenly")
+    evaluate: int | None = Field(default=None, gt=0, description="utterances of each test set, spread over it evenly")
     max_seconds: float = Field(default=30.0, gt=0, description="longer audio is skipped and counted")
 
 
