@@ -159,7 +159,7 @@ class SpeechTrainRecipe(Part):
     adapt: AdaptRecipe
     stop: StopRecipe = StopRecipe()
     batch: BatchRecipe = BatchRecipe()
-    evaluate_every: int = Field(default=100, gt=0, description="steps between evaluations, in both stages")
+    evaluate_every: int = Field(default=100, gt=0, description="steps between evaluations in stages A and B; spelling is evaluated after each epoch")
     probe_utterances: int = Field(default=32, ge=2, description="test utterances that the alignment gap is measured on")
     decode_batch: int = Field(default=8, gt=0, description="utterances decoded at a time; does not change the result")
     save_every: int = Field(default=50, gt=0, description="steps between resume checkpoints")

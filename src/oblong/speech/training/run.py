@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -272,6 +273,8 @@ class SpeechTraining:
             compute_loss=lambda batch: speller(batch).loss,
             groups=[ParameterGroup(parameters=parameters, learning_rate=recipe.learning_rate)],
             num_steps=num_steps,
+            # Its steps are short and many.
+            evaluate_every=math.ceil(num_steps / math.ceil(recipe.epochs)),
             optimizer=recipe,
             plan_end=lambda points: num_steps,
             judge=lambda points: None,
@@ -290,6 +293,7 @@ class SpeechTraining:
             compute_loss=self._compute_loss,
             groups=[ParameterGroup(parameters=prefix_names(self._arm.adaptor), learning_rate=recipe.align_rate)],
             num_steps=recipe.align.max_steps,
+            evaluate_every=recipe.evaluate_every,
             optimizer=recipe.align,
             plan_end=partial(plan_align_end, recipe=recipe.align),
             judge=lambda points: None,
@@ -317,6 +321,7 @@ class SpeechTraining:
                 ),
             ],
             num_steps=recipe.adapt.steps,
+            evaluate_every=recipe.evaluate_every,
             optimizer=recipe.adapt,
             plan_end=lambda points: recipe.adapt.steps,
             judge=partial(judge_adaptation, rules=recipe.stop),

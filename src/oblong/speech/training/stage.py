@@ -40,6 +40,7 @@ class StagePlan:
         compute_loss: of a batch, a scalar with its gradient.
         groups: what trains; names differ between groups.
         num_steps: of the schedule; the stage may end before.
+        evaluate_every: steps between evaluations.
         optimizer: AdamW and schedule.
         plan_end: the step to end at, from the stage's evaluations so far.
         judge: after an evaluation, why to end now.
@@ -51,6 +52,7 @@ class StagePlan:
     compute_loss: Callable[[SpeechBatch], torch.Tensor]
     groups: Sequence[ParameterGroup]
     num_steps: int
+    evaluate_every: int
     optimizer: OptimizerRecipe
     plan_end: Callable[[Sequence[SpeechPoint]], int]
     judge: Callable[[Sequence[SpeechPoint]], Verdict | None]
@@ -114,7 +116,7 @@ class StageRunner:
                 return verdict
             if evaluated and step >= end:
                 return None
-            if not evaluated and (step >= end or step % self._bench.recipe.evaluate_every == 0):
+            if not evaluated and (step >= end or step % self._plan.evaluate_every == 0):
                 self._evaluate()
                 continue
             self._step(*next(batches), end)
