@@ -28,8 +28,8 @@ ALIGN_RATES: Final[Mapping[str, float]] = {"linear": 1e-3, "attention": 3e-4}
 class DataLimits(Part):
     """What of the manifests is used."""
 
-    train: int | None = Field(default=None, gt=0, description="utterances of each training manifest, spread over it evenly")
-    evaluate: int | None = Field(default=None, gt=0, description="utterances of each test set, spread over it evenly")
+    train: int | None = Field(default=None, gt=0, description="utterances of each training manifest, spread over it")
+    evaluate: int | None = Field(default=None, gt=0, description="utterances of each test set, spread over it")
     max_seconds: float = Field(default=30.0, gt=0, description="longer audio is skipped and counted")
 
 
@@ -159,7 +159,9 @@ class SpeechTrainRecipe(Part):
     adapt: AdaptRecipe
     stop: StopRecipe = StopRecipe()
     batch: BatchRecipe = BatchRecipe()
-    evaluate_every: int = Field(default=100, gt=0, description="steps between evaluations in stages A and B; spelling is evaluated after each epoch")
+    evaluate_every: int = Field(
+        default=100, gt=0, description="steps between evaluations in stages A and B; spelling is after each epoch"
+    )
     probe_utterances: int = Field(default=32, ge=2, description="test utterances that the alignment gap is measured on")
     decode_batch: int = Field(default=8, gt=0, description="utterances decoded at a time; does not change the result")
     save_every: int = Field(default=50, gt=0, description="steps between resume checkpoints")
