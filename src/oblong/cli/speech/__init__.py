@@ -6,9 +6,11 @@ import typer
 
 from oblong.cli.speech.evaluate import evaluate
 from oblong.cli.speech.fetch_data import fetch_data
+from oblong.cli.speech.serve import serve
 from oblong.cli.speech.transcribe import transcribe
 
 app = typer.Typer(help="Speech data, transcripts and word errors.", no_args_is_help=True)
 app.command("fetch-data")(fetch_data)
 app.command()(evaluate)
 app.command()(transcribe)
+app.command()(serve)
