@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan
+from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan, SpeechRun
 from oblong.records.base import load_document
 
 FOLDER = Path(__file__).parent / "records"
@@ -21,6 +21,7 @@ KINDS: dict[str, type[Record]] = {
     "evaluation.json": Evaluation,
     "manifest.json": DeltaManifest,
     "comparison.json": Comparison,
+    "speech_run.json": SpeechRun,
 }
 
 
