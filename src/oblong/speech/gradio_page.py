@@ -18,7 +18,10 @@ from oblong.speech.side_by_side import Reply, ask, hear, reply_in_turn
 
 LOCALHOST: Final = "127.0.0.1"
 MAX_MODELS: Final = 2
-LANGUAGES: Final = [("let the model find out", ""), *((code, code) for code in ("en", "de", "fr", "es", "it", "nl", "ru"))]
+LANGUAGES: Final = [
+    ("let the model find out", ""),
+    *((code, code) for code in ("en", "de", "fr", "es", "it", "nl", "ru")),
+]
 EXAMPLE: Final = "Name three colours of the rainbow."
 KEEP_SECONDS: Final = 3600
 TITLE: Final = "oblong speech"

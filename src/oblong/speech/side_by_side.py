@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oblong.errors import UserError
+from oblong.errors import SpeechInputError, UserError
 from oblong.records import Ending
 from oblong.speech.decoding import DecodingSettings, generate_guarded
 from oblong.speech.loading import LoadedTranscriber
@@ -69,6 +69,8 @@ def ask(loaded: LoadedTranscriber, question: str) -> Reply:
 
 
 def _answer(model: Any, processor: Any, question: str) -> tuple[str, str]:
+    if (placeholder := getattr(processor, "audio_token", None)) and placeholder in question:
+        raise SpeechInputError(f"{placeholder} stands for a recording, and a question in writing has none")
     chat = [{"role": "user", "content": [{"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(text=[prompt]).to(model.device)
@@ -92,7 +94,9 @@ def _time(work: Callable[[], tuple[str, str]]) -> Reply:
     return Reply(text=text, seconds=time.perf_counter() - started, remark=remark)
 
 
-def reply_in_turn(models: Sequence[LoadedTranscriber], work: Callable[[LoadedTranscriber], Reply]) -> Iterator[list[Reply]]:
+def reply_in_turn(
+    models: Sequence[LoadedTranscriber], work: Callable[[LoadedTranscriber], Reply]
+) -> Iterator[list[Reply]]:
     """One model after the other, so that neither slows the other down; yields what there is after each."""
     replies: list[Reply] = []
     for loaded in models:

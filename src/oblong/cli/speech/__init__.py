@@ -6,6 +6,7 @@ import typer
 
 from oblong.cli.speech.evaluate import evaluate
 from oblong.cli.speech.fetch_data import fetch_data
+from oblong.cli.speech.report import report
 from oblong.cli.speech.serve import serve
 from oblong.cli.speech.transcribe import transcribe
 
@@ -13,4 +14,5 @@ app = typer.Typer(help="Speech data, transcripts and word errors.", no_args_is_h
 app.command("fetch-data")(fetch_data)
 app.command()(evaluate)
 app.command()(transcribe)
+app.command()(report)
 app.command()(serve)

@@ -12,11 +12,11 @@ from oblong.cli.terminal import note, stdout
 def serve(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(help="One model or two: directories, Hub ids, or names such as `whisper-base`.", metavar="MODEL..."),
+        typer.Argument(
+            help="One model or two: directories, Hub ids, or names such as `whisper-base`.", metavar="MODEL..."
+        ),
     ],
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one from 7860 on.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     dtype: Annotated[
         Literal["bfloat16", "float32"] | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on the CPU.")
