@@ -47,6 +47,7 @@ from oblong.records.speech_run import (
 from oblong.records.units import Units
 
 __all__ = [
+    "HEAD_ROLES",
     "AlignmentProbe",
     "ArmInfo",
     "ArmRun",
@@ -65,7 +66,6 @@ __all__ = [
     "ErrorCounts",
     "Evaluation",
     "GroupScores",
-    "HEAD_ROLES",
     "Interval",
     "Measures",
     "NormaliserInfo",

@@ -78,7 +78,7 @@ class WhisperTranscriber:
         limits = [min(room, limit) for limit in _limit_windows(windows, settings)]
         # Whisper's own `generate` returns the new tokens only.
         rows = generate_guarded(self.model, features, limits, prompt_length=0, num_beams=settings.num_beams, **language)
-        return _read_rows(self.processor.tokenizer, rows)
+        return read_rows(self.processor.tokenizer, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +117,15 @@ class AudioLanguageModelTranscriber:
             num_beams=settings.num_beams,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return _read_rows(tokenizer, rows)
+        return read_rows(tokenizer, rows)
 
 
 def _limit_windows(windows: Sequence[Samples], settings: DecodingSettings) -> list[int]:
     return [settings.limit_tokens(len(samples) / SAMPLE_RATE) for samples in windows]
 
 
-def _read_rows(tokenizer: Any, rows: Sequence[Decoded]) -> list[Heard]:
+def read_rows(tokenizer: Any, rows: Sequence[Decoded]) -> list[Heard]:
+    """Tokens as text."""
     return [
         Heard(
             text=tokenizer.decode(list(row.tokens), skip_special_tokens=True).strip(),

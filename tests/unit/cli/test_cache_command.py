@@ -3,12 +3,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from oblong.cli.cache import parse_size
 from oblong.cli.main import run
+from oblong.corpora.speech import Sound
 from oblong.errors import SelectionError
 from oblong.scanning.store import OFF, PLACE_VARIABLE
+from oblong.speech.features.cache import FeatureCache
+from oblong.speech.features.shards import PLACE_VARIABLE as FEATURES_VARIABLE
+from oblong.speech.features.shards import Encoder
 from tests.checkpoint_builders import write_model
 
 Capture = pytest.CaptureFixture[str]
@@ -72,3 +77,48 @@ def test_turned_off_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Capture)
     monkeypatch.setenv(PLACE_VARIABLE, OFF)
     assert run(["cache", "info"]) == 2
     assert "turned off by $OBLONG_SPECTRA_CACHE=off" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def features(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two recordings of 0.5 s of an encoder of width 4, and a line that was torn."""
+    folder = tmp_path / "features"
+    monkeypatch.setenv(FEATURES_VARIABLE, str(folder))
+    encoder = Encoder(digest="e" * 64, width=4, description={})
+    kept = FeatureCache(folder).open_encoder(encoder)
+    for key in "ab":
+        kept.add(key, np.zeros((25, 4), np.int16), Sound(num_samples=8000, peak=1.0))
+    kept.close()
+    with next(folder.rglob("*.jsonl")).open("a") as index:
+        index.write("\ntorn")
+    return folder
+
+
+def test_features_are_shown_beside_the_findings(features: Path, capsys: Capture) -> None:
+    assert run(["cache", "info"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 matrices" in shown
+    assert "2 recordings, 0.00 h, by 1 encoder\n" in shown
+    assert "damaged  1 lines" in shown
+    assert run(["cache", "info", "--only", "features", "--json"]) == 0
+    usage = json.loads(capsys.readouterr().out)["features"]
+    assert usage["directory"] == str(features)
+    assert (usage["num_clips"], usage["audio_seconds"]) == (2, 1.0)
+    assert usage["num_bytes"] == sum(path.stat().st_size for path in features.rglob("*.*"))
+
+
+def test_features_are_cleared_alone_and_with_the_rest(features: Path, capsys: Capture) -> None:
+    assert run(["cache", "clear", "--only", "spectra"]) == 0
+    assert FeatureCache(features).measure_usage().num_clips == 2
+    assert run(["cache", "prune", "--max-size", "1MB"]) == 0
+    assert "2 recordings are left" in capsys.readouterr().out
+    assert run(["cache", "clear"]) == 0
+    assert "0 recordings are left" in capsys.readouterr().out
+    assert not list(features.rglob("*.bf16"))
+
+
+def test_features_that_are_turned_off_say_so(model: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv(FEATURES_VARIABLE, OFF)
+    assert run(["cache", "info"]) == 0
+    assert run(["cache", "clear", "--only", "features"]) == 2
+    assert "turned off by $OBLONG_FEATURE_CACHE=off" in " ".join(capsys.readouterr().err.split())

@@ -50,6 +50,19 @@ def decode_audio(data: bytes, name: Path) -> Samples:
     return _standardise(decode(io.BytesIO(data), name), name)
 
 
+def read_sound_file(path: Path) -> bytes:
+    """The bytes of a sound file, for `decode_audio`.
+
+    Raises:
+        AudioError: missing, empty or unreadable.
+    """
+    _require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror}", kind=MISSING) from error
+
+
 def measure_seconds(path: Path) -> float:
     """Duration in seconds, from the header where the format has one.
 

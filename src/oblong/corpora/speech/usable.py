@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -50,6 +50,29 @@ class SkipReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """What decides whether a recording can be used, without its samples.
+
+    Attributes:
+        num_samples: at 16 kHz.
+        peak: the largest absolute sample; full scale is 1.
+    """
+
+    num_samples: int
+    peak: float
+
+    @classmethod
+    def of(cls, samples: Samples) -> Self:
+        """Measure (num_samples,) float32."""
+        return cls(num_samples=samples.size, peak=float(np.abs(samples).max()))
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.num_samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AudioLimits:
     """What an utterance must be.
 
@@ -88,17 +111,35 @@ def load_usable(utterance: Utterance, limits: AudioLimits) -> Samples:
     Raises:
         AudioError: it cannot be decoded, has no transcript, is too short, too long, or silent though something is said.
     """
+    check_transcript(utterance, limits)
+    samples = load_audio(utterance.audio)
+    check_sound(utterance, Sound.of(samples), limits)
+    return samples
+
+
+def check_transcript(utterance: Utterance, limits: AudioLimits) -> None:
+    """Refuse an utterance without a transcript, where there must be one.
+
+    Raises:
+        AudioError: there is none.
+    """
     if not utterance.text.strip() and not limits.keep_empty_text:
         raise AudioError(utterance.audio, "has an empty transcript", kind="empty transcript")
-    samples = load_audio(utterance.audio)
-    seconds = samples.size / SAMPLE_RATE
+
+
+def check_sound(utterance: Utterance, sound: Sound, limits: AudioLimits) -> None:
+    """Refuse an utterance whose sound does not fit the limits or the transcript.
+
+    Raises:
+        AudioError: too short, too long, or silent though something is said.
+    """
+    seconds = sound.seconds
     if seconds < limits.min_seconds:
         raise AudioError(utterance.audio, f"lasts only {seconds:.2f} s", kind="too short")
     if limits.max_seconds is not None and seconds > limits.max_seconds:
         raise AudioError(utterance.audio, f"lasts {seconds:.1f} s, more than {limits.max_seconds:g} s", kind="too long")
-    if utterance.text.strip() and float(np.abs(samples).max()) < SILENCE_PEAK:
+    if utterance.text.strip() and sound.peak < SILENCE_PEAK:
         raise AudioError(utterance.audio, "is silent but has a transcript", kind="silent")
-    return samples
 
 
 def select_usable(

@@ -1,0 +1,341 @@
+"""`train_speech`: a recipe becomes a SpeechRun with its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from torch import nn
+
+from oblong.models.causal_lm import TORCH_DTYPES
+from oblong.models.quiet import quiet_transformers
+from oblong.records import (
+    ArmInfo,
+    BestCheckpoint,
+    Provenance,
+    SpeechPoint,
+    SpeechRun,
+    SpeechRunStatus,
+    SpeechStage,
+    StageRecord,
+)
+from oblong.speech.arms import AppliedArm, ArmRecipe, apply_arm, write_speech_delta
+from oblong.speech.training.batches import BatchMaker
+from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.measuring import Measurer, reuse_point
+from oblong.speech.training.preparing import Inputs, build_model, hear, read_inputs, start_from_aligned
+from oblong.speech.training.progress import OnSpeechProgress, ignore_progress
+from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.stage import (
+    NotFiniteError,
+    ParameterGroup,
+    StagePlan,
+    StageRunner,
+    Workbench,
+    describe_stage,
+)
+from oblong.speech.training.state import CheckpointStore, StageState, TrainingState, append_point, write_points
+from oblong.speech.training.stopping import (
+    Verdict,
+    find_aligned_step,
+    find_best,
+    judge_adaptation,
+    judge_alignment,
+    plan_align_end,
+)
+from oblong.speech.training.workspace import (
+    ALIGNED,
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    POINTS_FILE,
+    RUN_FILE,
+    close_workspace,
+    open_workspace,
+)
+from oblong.tuning.memory import measure_peak_memory
+from oblong.tuning.run import use_threads
+from oblong.tuning.workspace import refuse_existing_output
+
+RECIPE: Final = Path("recipe")
+ADAPTOR_ONLY: Final = ArmRecipe(adaptor_only=True)
+UNDER_WAY: Final = Verdict(status=SpeechRunStatus.RUNNING, reason="under way")
+
+
+def train_speech(
+    recipe: SpeechTrainRecipe,
+    *,
+    on_progress: OnSpeechProgress | None = None,
+    resume: bool = True,
+    force: bool = False,
+    path: Path = RECIPE,
+) -> SpeechRun:
+    """Teach a language model to hear, and watch what becomes of its text.
+
+    Stage A trains the adaptor until the alignment gate opens, stage B the arm's tensors and the adaptor. Word error
+    rates and text retention are measured at every evaluation. A run that was interrupted goes on from its last
+    checkpoint and ends in the same weights as an uninterrupted one. A loss that is not finite ends the run as
+    `diverged`; nothing of it reaches the weights.
+
+    Args:
+        recipe: what to do.
+        on_progress: called after each step, and around evaluations.
+        resume: go on with an unfinished run of the same output; false starts over.
+        force: replace a finished run of the same output, once this one is whole.
+        path: of the recipe, for messages.
+
+    Returns:
+        The SpeechRun, as written to `OUTPUT/run.json`.
+
+    Raises:
+        OutputExistsError: the output exists and `force` is false.
+        RecipeError: the recipe names what cannot be read; all of it is listed.
+        PlanMismatchError, SpeechModelError, DataError: what it names does not fit together, or holds nothing usable.
+        VerificationError: labels are wrong, or a frozen tensor moved.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    output = Path(recipe.output)
+    refuse_existing_output(output, force=force)
+    inputs = read_inputs(recipe, path)
+    workspace = open_workspace(output, recipe, inputs.digests, resume=resume)
+    finished = _read_finished(workspace)
+    if finished is None:
+        with use_threads(recipe.threads), quiet_transformers():
+            finished = SpeechTraining(recipe, inputs, workspace, on_progress or ignore_progress).run()
+    refuse_existing_output(output, force=force)
+    close_workspace(workspace, output)
+    return finished
+
+
+def _read_finished(workspace: Path) -> SpeechRun | None:
+    """The record of a run that was killed between its last write and the renaming."""
+    path = workspace / RUN_FILE
+    run = SpeechRun.read(path) if path.exists() else None
+    return None if run is None or run.status is SpeechRunStatus.RUNNING else run
+
+
+class SpeechTraining:
+    """One run under way: model, data, and the two stages."""
+
+    def __init__(
+        self, recipe: SpeechTrainRecipe, inputs: Inputs, workspace: Path, on_progress: OnSpeechProgress
+    ) -> None:
+        self._recipe = recipe
+        self._inputs = inputs
+        self._workspace = workspace
+        langs = [utterance.lang for manifest in inputs.train for utterance in manifest.utterances]
+        model, processor, device = build_model(recipe, langs)
+        self._model, self._processor = model, processor
+        self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._train = [hear(manifest, model, processor, recipe, on_progress) for manifest in inputs.train]
+        self._evaluate = {
+            name: hear(manifest, model, processor, recipe, on_progress) for name, manifest in inputs.evaluate.items()
+        }
+        maker = BatchMaker(processor)
+        forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
+        self._bench = Workbench(
+            recipe=recipe,
+            forward=forward,
+            maker=maker,
+            clips=[clip for heard in self._train for clip in heard.clips],
+            device=device,
+            store=CheckpointStore(workspace / CHECKPOINTS),
+            on_progress=on_progress,
+            on_point=self._keep,
+        )
+        self._measurer = Measurer(
+            model=model,
+            processor=processor,
+            forward=forward,
+            maker=maker,
+            sets={name: heard.clips for name, heard in self._evaluate.items()},
+            texts=inputs.retention,
+            recipe=recipe,
+            device=device,
+        )
+        self._arm = apply_arm(model, ADAPTOR_ONLY, language_model=recipe.language_model)
+
+    def run(self) -> SpeechRun:
+        """Both stages, from where the checkpoints say, to the finished record."""
+        first = self._bench.clips[: self._recipe.batch.max_utterances]
+        self._bench.maker.check(first)
+        self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
+        state = self._bench.store.read_state()
+        write_points(self._workspace / POINTS_FILE, () if state is None else state.points)
+        verdict: Verdict | None = None
+        if state is None or state.current.stage is SpeechStage.ALIGN:
+            state, verdict = self._align(state)
+        if verdict is None:
+            state, verdict = self._adapt(state)
+        return self._finish(state, verdict)
+
+    def _align(self, state: TrainingState | None) -> tuple[TrainingState, Verdict | None]:
+        """Stage A, or the adaptor of an earlier one; returns the state to go on with, or why not to."""
+        resumes = state is not None
+        state = state or self._begin()
+        if self._inputs.aligned is not None:
+            start_from_aligned(self._model, self._inputs.aligned, self._recipe)
+        else:
+            plan = self._plan_align(state)
+            state, verdict = self._run_stage(plan, state, resume=resumes)
+            verdict = verdict or judge_alignment(state.current.points, self._recipe.align)
+            if verdict is not None:
+                return state, verdict
+            state = self._begin_adapt(state)
+        self._write_delta(ALIGNED)
+        return state.model_copy(update={"current": StageState(stage=SpeechStage.ADAPT)}), None
+
+    def _adapt(self, state: TrainingState) -> tuple[TrainingState, Verdict]:
+        """Stage B."""
+        recipe = self._recipe
+        self._arm = apply_arm(
+            self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed
+        )
+        state, verdict = self._run_stage(self._plan_adapt(state), state, resume=state.current.step > 0)
+        done = f"all {recipe.adapt.steps} steps of stage B are done"
+        return state, verdict or Verdict(status=SpeechRunStatus.COMPLETED, reason=done)
+
+    def _run_stage(
+        self, plan: StagePlan, state: TrainingState, *, resume: bool
+    ) -> tuple[TrainingState, Verdict | None]:
+        self._model.train()
+        runner = StageRunner(self._bench, plan, state, resume=resume)
+        try:
+            verdict = runner.run()
+        except NotFiniteError as failure:
+            advice = "the weights are those before it; lower the learning rate"
+            verdict = Verdict(status=SpeechRunStatus.DIVERGED, reason=f"{failure}: {advice}")
+        return runner.state, verdict
+
+    def _begin(self) -> TrainingState:
+        return TrainingState(
+            base_retention=self._measurer.measure_text(), current=StageState(stage=SpeechStage.ALIGN)
+        )
+
+    def _begin_adapt(self, state: TrainingState) -> TrainingState:
+        """Put stage A behind."""
+        return state.model_copy(
+            update={"finished": (self._describe_current(state),), "earlier_points": state.current.points}
+        )
+
+    def _plan_align(self, state: TrainingState) -> StagePlan:
+        recipe = self._recipe
+        return StagePlan(
+            stage=SpeechStage.ALIGN,
+            groups=[ParameterGroup(parameters=prefix_names(self._arm.adaptor), learning_rate=recipe.align_rate)],
+            num_steps=recipe.align.max_steps,
+            optimizer=recipe.align,
+            plan_end=partial(plan_align_end, recipe=recipe.align),
+            judge=lambda points: None,
+            measure=partial(self._measurer.measure_align, base=state.base_retention),
+            find_best=partial(find_best, rules=recipe.stop),
+        )
+
+    def _plan_adapt(self, state: TrainingState) -> StagePlan:
+        recipe = self._recipe
+        rate = recipe.adapt.learning_rate
+        earlier = state.earlier_points[-1] if state.earlier_points else None
+
+        def measure(current: StageState, loss: float | None) -> SpeechPoint:
+            if current.step == 0 and earlier is not None and earlier.wer:
+                return reuse_point(earlier)
+            return self._measurer.measure_adapt(current, loss, state.base_retention, self._arm.trained)
+
+        return StagePlan(
+            stage=SpeechStage.ADAPT,
+            groups=[
+                ParameterGroup(parameters=self._arm.trained, learning_rate=rate),
+                ParameterGroup(
+                    parameters=prefix_names(self._arm.adaptor), learning_rate=rate * recipe.adapt.adaptor_factor
+                ),
+            ],
+            num_steps=recipe.adapt.steps,
+            optimizer=recipe.adapt,
+            plan_end=lambda points: recipe.adapt.steps,
+            judge=partial(judge_adaptation, rules=recipe.stop),
+            measure=measure,
+            find_best=partial(find_best, rules=recipe.stop),
+        )
+
+    def _finish(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
+        """Write the last weights, then the best ones, then the record."""
+        self._write_delta(LAST)
+        best = find_best(state.current.points, self._recipe.stop)
+        if best is not None:
+            trained = {**self._arm.trained, **prefix_names(self._arm.adaptor)}
+            self._bench.store.restore_best(best.stage, best.step, trained)
+            self._write_delta(BEST)
+        run = self._describe(state, verdict)
+        run.write(self._workspace / RUN_FILE, force=True)
+        return run
+
+    def _keep(self, state: TrainingState) -> None:
+        """After an evaluation: journal and record."""
+        append_point(self._workspace / POINTS_FILE, state.current.points[-1])
+        self._describe(state, UNDER_WAY).write(self._workspace / RUN_FILE, force=True)
+
+    def _write_delta(self, name: str) -> None:
+        write_speech_delta(
+            self._workspace / name,
+            self._model,
+            self._arm,
+            processor=self._processor,
+            encoder=self._recipe.encoder,
+            language_model=self._recipe.language_model,
+            replace=True,
+        )
+
+    def _describe_current(self, state: TrainingState) -> StageRecord:
+        current = state.current
+        is_align = current.stage is SpeechStage.ALIGN
+        return describe_stage(
+            current,
+            num_trainable=self._arm.num_trainable,
+            log_every=self._recipe.log_every,
+            aligned_at=find_aligned_step(current.points, self._recipe.align.gate) if is_align else None,
+        )
+
+    def _describe(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
+        recipe = self._recipe
+        best = find_best(state.current.points, recipe.stop)
+        return SpeechRun(
+            name=Path(recipe.output).name,
+            encoder=recipe.encoder,
+            language_model=recipe.language_model,
+            arm=describe_arm(self._arm),
+            recipe=recipe.model_dump(mode="json"),
+            seed=recipe.seed,
+            status=verdict.status,
+            reason=verdict.reason,
+            num_adaptor=sum(parameter.numel() for parameter in self._arm.adaptor.values()),
+            num_parameters=self._num_parameters,
+            train=tuple(heard.data for heard in self._train),
+            evaluate={name: heard.data for name, heard in self._evaluate.items()},
+            base_retention=state.base_retention,
+            stages=(*state.finished, self._describe_current(state)),
+            points=state.points,
+            best=None if best is None else describe_best(best),
+            peak_memory_bytes=measure_peak_memory(),
+            provenance=Provenance.here(),
+        )
+
+
+def describe_arm(applied: AppliedArm) -> ArmInfo:
+    """What trains in the language model, for the record."""
+    return ArmInfo(kind=applied.kind, description=applied.description, num_trainable=applied.num_trained)
+
+
+def describe_best(point: SpeechPoint) -> BestCheckpoint:
+    """The best evaluation, for the record."""
+    wer = point.macro_wer
+    assert wer is not None  # of the best one
+    return BestCheckpoint(
+        stage=point.stage, step=point.step, wer=wer, retention=point.worst_retention, directory=BEST
+    )
+
+
+def prefix_names(adaptor: Mapping[str, nn.Parameter]) -> Mapping[str, nn.Parameter]:
+    """The adaptor's parameters under names that no language model has."""
+    return {f"adaptor.{name}": parameter for name, parameter in adaptor.items()}

@@ -1,0 +1,93 @@
+"""Where a training lives: `OUTPUT.partial` while it runs, renamed to `OUTPUT` when it is done.
+
+    OUTPUT/run.json        the SpeechRun; rewritten at every evaluation while the run is going on
+    OUTPUT/points.jsonl    its evaluations, one line each, appended as they are made
+    OUTPUT/recipe.yaml     the recipe as resolved
+    OUTPUT/inputs.json     digests of the files that went in
+    OUTPUT/aligned/        speech delta after stage A: the adaptor
+    OUTPUT/best/           speech delta of the best evaluation
+    OUTPUT/last/           speech delta of the last good step
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from oblong.checkpoints.delta import replace_directory
+from oblong.errors import UserError
+from oblong.records.base import explain_write_errors, load_document, replace_on_success
+from oblong.speech.training.recipe import SpeechTrainRecipe
+
+RUN_FILE: Final = "run.json"
+POINTS_FILE: Final = "points.jsonl"
+RECIPE_FILE: Final = "recipe.yaml"
+INPUTS_FILE: Final = "inputs.json"
+ALIGNED: Final = "aligned"
+BEST: Final = "best"
+LAST: Final = "last"
+CHECKPOINTS: Final = "checkpoints"
+
+FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads", "cache"})
+"""What a resumed run may do differently: none of these decides which numbers come out (threads: but for rounding)."""
+
+
+def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str, str], *, resume: bool) -> Path:
+    """Make the working directory of a run, or find it again.
+
+    Args:
+        output: where the finished run will be.
+        recipe: as resolved.
+        inputs: digests of the files that decide the outcome, by what the recipe calls them.
+        resume: go on with an unfinished run; otherwise remove it.
+
+    Raises:
+        UserError: an unfinished run had another recipe or other files; the message says what differs.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    workspace = output.with_name(f"{output.name}.partial")
+    if workspace.exists() and not resume:
+        shutil.rmtree(workspace)
+    if (workspace / INPUTS_FILE).exists():
+        _refuse_other_run(workspace, recipe, inputs)
+        return workspace
+    with explain_write_errors(workspace):
+        workspace.mkdir(parents=True, exist_ok=True)
+    with replace_on_success(workspace / RECIPE_FILE, force=True) as file:
+        file.write(recipe.to_yaml())
+    # Written last: its presence says that the recipe is whole.
+    with replace_on_success(workspace / INPUTS_FILE, force=True) as file:
+        json.dump(inputs, file, indent=1)
+    return workspace
+
+
+def close_workspace(workspace: Path, output: Path) -> None:
+    """Drop the resume checkpoints and put the finished run in its place."""
+    shutil.rmtree(workspace / CHECKPOINTS, ignore_errors=True)
+    with explain_write_errors(output):
+        replace_directory(workspace, output)
+
+
+def _refuse_other_run(workspace: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str, str]) -> None:
+    started: dict[str, Any] = yaml.safe_load((workspace / RECIPE_FILE).read_text(encoding="utf-8"))
+    now = recipe.model_dump(mode="json")
+    differences = [
+        f"{name} was {started.get(name)!r}, is {now[name]!r}"
+        for name in now.keys() - FIELDS_FREE_TO_CHANGE
+        if started.get(name) != now[name]
+    ]
+    differences += _find_changed_files(load_document(workspace / INPUTS_FILE), inputs)
+    if differences:
+        raise UserError(
+            f"{workspace} holds an unfinished run that differs: {'; '.join(sorted(differences))}\n"
+            "repeat what it was started with to resume it, or pass --fresh to start over"
+        )
+
+
+def _find_changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    return (f"the content of {name} changed" for name in now if name in before and before[name] != now[name])
