@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from oblong.errors import MissingExtraError, SelectionError
-from oblong.speech.gradio_page import build_page, describe_reply, serve_page, show_answered, show_heard
+from oblong.speech.gradio_page import build_page, describe_reply, show_answered, show_heard
 from oblong.speech.loading import LoadedTranscriber
 from oblong.speech.side_by_side import NO_LANGUAGE, Reply, ask, hear
 from oblong.speech.transcribers import AudioLanguageModelTranscriber
