@@ -62,10 +62,17 @@ def read_runs(entries: Sequence[str]) -> list[ArmRecord]:
 
     records = []
     for name, place in map(split_entry, entries):
-        path = Path(place)
-        run = SpeechRun.read(path / RUN_FILE if path.is_dir() else path)
+        run = SpeechRun.read(find_run_file(Path(place)))
         records.append(ArmRecord(arm=name or name_arm(run), run=run))
     return records
+
+
+def find_run_file(place: Path) -> Path:
+    """A run's record: in its folder, or, while it is going on, in the folder that will take its place."""
+    under_way = place.with_name(f"{place.name}.partial")
+    if not place.exists() and under_way.is_dir():
+        place = under_way
+    return place / RUN_FILE if place.is_dir() else place
 
 
 def print_runs(records: Sequence[ArmRecord]) -> None:
