@@ -13,9 +13,12 @@ from oblong.cli.terminal import stdout
 
 
 def verify(
-    run_directory: Annotated[Path, typer.Argument(help="Output directory of `oblong tune`.")],
+    run_directory: Annotated[Path, typer.Argument(help="Output of `oblong tune`, or a speech delta.")],
     model: Annotated[str | None, typer.Option(help="Also check this merged model, bit for bit.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model, if it is no longer where the run found it.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base or language model, if it is no longer where it was."),
+    ] = None,
 ) -> None:
     """Prove that every tensor outside the Plan is bit-identical to the base and that those inside moved.
 
@@ -24,9 +27,16 @@ def verify(
 
     Example: oblong verify runs/german --model runs/german-merged
     """
-    from oblong.tuning.verify import verify_run
+    from oblong.records import SPEECH_DELTA_FILE
 
-    verification = verify_run(run_directory, base=base, merged=model)
+    if (run_directory / SPEECH_DELTA_FILE).is_file():
+        from oblong.speech.arms import verify_speech_delta
+
+        verification = verify_speech_delta(run_directory, language_model=base, merged=model)
+    else:
+        from oblong.tuning.verify import verify_run
+
+        verification = verify_run(run_directory, base=base, merged=model)
     table = Table("proved", "tensors", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     for check in verification.checks:

@@ -18,6 +18,7 @@ from oblong.records.scan import (
     Unit,
 )
 from oblong.records.spectra import SpectraFile
+from oblong.records.speech_delta import SPEECH_DELTA_FILE, LoraShape, SpeechDelta, TensorIdentity, Tower
 from oblong.records.speech_evaluation import (
     Ending,
     ErrorCounts,
@@ -48,6 +49,7 @@ from oblong.records.units import Units
 
 __all__ = [
     "HEAD_ROLES",
+    "SPEECH_DELTA_FILE",
     "AlignmentProbe",
     "ArmInfo",
     "ArmRun",
@@ -67,6 +69,7 @@ __all__ = [
     "Evaluation",
     "GroupScores",
     "Interval",
+    "LoraShape",
     "Measures",
     "NormaliserInfo",
     "PackedSpectrum",
@@ -84,6 +87,7 @@ __all__ = [
     "SkippedAudio",
     "SpectraFile",
     "SpeechData",
+    "SpeechDelta",
     "SpeechEvaluation",
     "SpeechPoint",
     "SpeechRun",
@@ -94,8 +98,10 @@ __all__ = [
     "StageRecord",
     "Status",
     "TensorDigest",
+    "TensorIdentity",
     "TextRetention",
     "Totals",
+    "Tower",
     "TrainingPoint",
     "Transcript",
     "TranscriptScores",

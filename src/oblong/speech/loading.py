@@ -17,11 +17,13 @@ from oblong.evaluation.evaluate import choose_device
 from oblong.models.causal_lm import TORCH_DTYPES, Dtype, first_line, refuse_incomplete
 from oblong.models.quiet import quiet_transformers
 from oblong.models.wheels import digest_file
+from oblong.records import SPEECH_DELTA_FILE
 from oblong.records.base import digest_bytes
 from oblong.speech.transcribers import AudioLanguageModelTranscriber, Transcriber, WhisperTranscriber
 
 WHISPER: Final = "whisper"
 SPEECH_LM: Final = "speech_lm"
+SPEECH_DELTA: Final = "speech_delta"
 # What decides the text: weights, configurations, tokenizer, chat template.
 DIGESTED: Final = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 
@@ -54,7 +56,7 @@ def load_transcriber(
     """Load Whisper, a SpeechLM, or another audio language model of transformers.
 
     Args:
-        model: a directory, a Hub id or a name such as `whisper-base`.
+        model: a directory, a Hub id or a name such as `whisper-base`; a directory of a speech delta, too.
         device: where it computes, `cpu` or `cuda`; default: a GPU if there is one.
         dtype: of the weights; default: bfloat16 on a GPU; on the CPU float32, which is faster there and decodes a
             batch to the same tokens as its rows alone.
@@ -86,12 +88,14 @@ def load_transcriber(
 
 
 def read_model_type(path: Path) -> str:
-    """The `model_type` of a model directory's configuration.
+    """The `model_type` of a model directory's configuration; `speech_delta` for a speech delta.
 
     Raises:
         UnsupportedFormatError: a single file, or a directory without config.json.
         CorruptCheckpointError: config.json cannot be read.
     """
+    if (path / SPEECH_DELTA_FILE).is_file():
+        return SPEECH_DELTA
     if not (path / "config.json").is_file():
         raise UnsupportedFormatError(path, "is no model directory with config.json, weights, processor and tokenizer")
     return str(read_json_object(path / "config.json").get("model_type"))
@@ -129,6 +133,12 @@ def _load_speech_lm(path: Path, dtype: Dtype) -> tuple[Any, Any]:
     return model, processor
 
 
+def _load_speech_delta(path: Path, dtype: Dtype) -> tuple[Any, Any]:
+    arms: Any = import_module("oblong.speech.arms")
+    model, processor = arms.load_speech_delta(path, dtype=dtype)
+    return model, processor
+
+
 def _load_audio_language_model(path: Path, dtype: Dtype) -> tuple[Any, Any]:
     import transformers
 
@@ -159,4 +169,8 @@ def _read_processor(processor_class: Any, path: Path) -> Any:
         raise UnsupportedFormatError(path, advice) from error
 
 
-_LOADERS: Final[Mapping[str, Loader]] = {WHISPER: _load_whisper, SPEECH_LM: _load_speech_lm}
+_LOADERS: Final[Mapping[str, Loader]] = {
+    WHISPER: _load_whisper,
+    SPEECH_LM: _load_speech_lm,
+    SPEECH_DELTA: _load_speech_delta,
+}

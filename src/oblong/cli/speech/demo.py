@@ -137,8 +137,9 @@ def train(recipe: SpeechTrainRecipe, path: Path) -> SpeechRun:
     Raises:
         UserError: what was finished there had another recipe.
     """
+    from oblong.cli.speech.train import show_progress
     from oblong.records import SpeechRun
-    from oblong.speech.training.run import train_speech
+    from oblong.speech.training import train_speech
     from oblong.speech.training.workspace import RUN_FILE
 
     finished = Path(recipe.output) / RUN_FILE

@@ -16,6 +16,7 @@ from oblong.models.speech_lm.configuration import SpeechLMConfig
 from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
 from oblong.models.speech_lm.processing import SpeechLMProcessor
 from oblong.models.speech_lm.whisper_encoder import check_feature_extractor
+from oblong.records import SPEECH_DELTA_FILE
 
 MAX_NAMES_SHOWN: Final = 3
 
@@ -63,6 +64,9 @@ def check_processor(processor: SpeechLMProcessor, config: SpeechLMConfig) -> Non
 
 
 def _refuse_other_kinds(directory: Path) -> None:
+    if (directory / SPEECH_DELTA_FILE).is_file():
+        advice = "`oblong merge` makes a model of it, and oblong.speech.arms.load_speech_delta reads it"
+        raise UnsupportedFormatError(directory, f"is the delta of a speech LLM, not the whole of it: {advice}")
     try:
         config: Any = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # no file, broken JSON, an unknown architecture

@@ -7,7 +7,7 @@ weights load strictly and give the same numbers. `WhisperConfig` itself would bu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +43,7 @@ def read_whisper_encoder(path: Path, dtype: torch.dtype) -> VoxtralEncoder:
     with torch.device("meta"):
         encoder: Any = VoxtralEncoder(config)
     stored = open_stored_tensors(path)
-    names = {found[1]: name for name in stored.names if (found := _ENCODER_NAME.match(name))}
-    state = {short: stored.read(name).to(dtype) for short, name in names.items()}
+    state = {short: stored.read(name).to(dtype) for name, short in match_encoder_names(stored.names).items()}
     try:
         encoder.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -52,6 +51,11 @@ def read_whisper_encoder(path: Path, dtype: torch.dtype) -> VoxtralEncoder:
         raise CorruptCheckpointError(path, f"the encoder does not fit its config.json: {lines[-1].strip()}") from error
     whole: VoxtralEncoder = encoder.eval()
     return whole
+
+
+def match_encoder_names(names: Iterable[str]) -> Mapping[str, str]:
+    """Those of a Whisper file's tensors that are its encoder's, with their names inside the encoder."""
+    return {name: found[1] for name in names if (found := _ENCODER_NAME.match(name))}
 
 
 def read_encoder_config(path: Path) -> VoxtralEncoderConfig:

@@ -164,11 +164,11 @@ class SpeechTraining:
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
         state = self._bench.store.read_state()
         write_points(self._workspace / POINTS_FILE, () if state is None else state.points)
-        verdict: Verdict | None = None
-        if state is None or state.current.stage is SpeechStage.ALIGN:
-            state, verdict = self._align(state)
+        if state is not None and state.current.stage is SpeechStage.ADAPT:
+            return self._finish(*self._adapt(state, resume=True))
+        state, verdict = self._align(state)
         if verdict is None:
-            state, verdict = self._adapt(state)
+            state, verdict = self._adapt(state, resume=False)
         return self._finish(state, verdict)
 
     def _align(self, state: TrainingState | None) -> tuple[TrainingState, Verdict | None]:
@@ -187,13 +187,13 @@ class SpeechTraining:
         self._write_delta(ALIGNED)
         return state.model_copy(update={"current": StageState(stage=SpeechStage.ADAPT)}), None
 
-    def _adapt(self, state: TrainingState) -> tuple[TrainingState, Verdict]:
+    def _adapt(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict]:
         """Stage B."""
         recipe = self._recipe
         self._arm = apply_arm(
             self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed
         )
-        state, verdict = self._run_stage(self._plan_adapt(state), state, resume=state.current.step > 0)
+        state, verdict = self._run_stage(self._plan_adapt(state), state, resume=resume)
         done = f"all {recipe.adapt.steps} steps of stage B are done"
         return state, verdict or Verdict(status=SpeechRunStatus.COMPLETED, reason=done)
 

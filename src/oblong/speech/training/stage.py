@@ -141,7 +141,7 @@ class StageRunner:
         batch = self._bench.maker.make(clips).to(self._bench.device)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._bench.forward(batch).loss
-        if not math.isfinite(value := float(loss)):
+        if not math.isfinite(value := loss.item()):
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
         loss.backward()
         norm = float(
@@ -277,7 +277,7 @@ def describe_stage(
 def summarise_losses(losses: Sequence[TrainingPoint], *, every: int) -> tuple[TrainingPoint, ...]:
     """The loss curve: the first step alone, then a mean per `every` steps, and the last step."""
     ends = [point.step for point in losses if point.step == 1 or point.step % every == 0 or point is losses[-1]]
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][: len(ends)]
     return tuple(_mean_point(losses[start:end]) for start, end in zip(starts, ends, strict=True))
 
 
