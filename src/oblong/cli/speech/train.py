@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from oblong.cli.terminal import format_count, format_seconds, note, print_json, progress_bar, stderr, stdout, warn
+from oblong.cli.terminal import (
+    format_bytes,
+    format_count,
+    format_seconds,
+    note,
+    print_json,
+    progress_bar,
+    stderr,
+    stdout,
+    warn,
+)
 from oblong.cli.tune import yield_while_waiting
 from oblong.errors import RecipeError
 from oblong.records import SpeechPoint, SpeechRun, SpeechRunStatus
 
 if TYPE_CHECKING:
-    from oblong.speech.training import SpeechProgress
+    from oblong.speech.training import SpeechProgress, SpeechTrainRecipe
+    from oblong.speech.training.forecast import SpeechForecast
 
-EXIT_UNFINISHED = 1
+EXIT_UNFINISHED: Final = 1
 
 
 def train(
@@ -65,6 +76,44 @@ def train(
         print_run(run, Path(resolved.output))
     if run.status in (SpeechRunStatus.DIVERGED, SpeechRunStatus.NOT_ALIGNED):
         raise typer.Exit(EXIT_UNFINISHED)
+
+
+def show_forecast(recipe: SpeechTrainRecipe, path: Path, *, as_json: bool) -> None:
+    """Print what a training would take."""
+    from oblong.speech.training.forecast import forecast_training
+
+    forecast = forecast_training(recipe, path)
+    if as_json:
+        print_json(forecast.model_dump_json(indent=1))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for label, value in describe_forecast(forecast):
+        table.add_row(f"[bold]{label}[/bold]", value)
+    stdout().print(table)
+    for remark in forecast.notes:
+        note(escape(remark))
+
+
+def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
+    """Label and value of each line."""
+    yield "encoder", f"{format_count(forecast.num_encoder)} parameters, frozen"
+    yield "adaptor", f"{format_count(forecast.num_adaptor)} parameters, trained in both stages"
+    share = forecast.num_arm / forecast.num_language_model
+    yield (
+        "language model",
+        f"{format_count(forecast.num_language_model)} parameters, {format_count(forecast.num_arm)} trained ({share:.1%})",
+    )
+    yield (
+        "memory",
+        f"{format_bytes(forecast.memory_bytes)}: weights {format_bytes(forecast.weight_bytes)}, gradients and optimizer "
+        f"{format_bytes(forecast.optimizer_bytes)}, activations up to {format_bytes(forecast.activation_bytes)}",
+    )
+    yield "steps", f"at most {forecast.align_steps} to align, {forecast.adapt_steps} to adapt"
+    yield "tokens per step", f"at most {forecast.tokens_per_step}"
+    if forecast.seconds_per_step is not None:
+        steps = forecast.align_steps + forecast.adapt_steps
+        yield "time per step", format_seconds(forecast.seconds_per_step)
+        yield "training", f"at most {format_seconds(steps * forecast.seconds_per_step)}, evaluations not counted"
 
 
 def find_recipe(name: str) -> Path:
@@ -188,6 +237,6 @@ def describe_run(run: SpeechRun) -> Iterator[str]:
     if run.best is not None:
         kept = "" if run.best.retention is None else f", perplexity x {run.best.retention:.4f}"
         yield (
-            f"best: WER {run.best.wer:.1%} at {run.best.stage.value} step {run.best.step}{kept}; it was chosen on these "
-            "very sets, so report another one's"
+            f"best: WER {run.best.wer:.1%} at {run.best.stage.value} step {run.best.step}{kept}; it was chosen on "
+            "these very sets, so report another one's"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -81,7 +82,7 @@ def group_by_length(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
         members = [clip for clip in ranked if clip.utterance.lang == lang]
         num_groups = max(1, math.ceil(len(members) / size))
         bounds = [round(number * len(members) / num_groups) for number in range(num_groups + 1)]
-        yield from (members[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True))
+        yield from (members[start:end] for start, end in pairwise(bounds))
 
 
 def measure_pairwise_cosine(tokens: torch.Tensor) -> float:
@@ -102,9 +103,7 @@ def _count_correct(logits: torch.Tensor, batch: SpeechBatch) -> int:
     return int((logits.argmax(-1) == labels).sum())
 
 
-def _look_at_tokens(
-    tally: _Tally, tokens: torch.Tensor | None, forward: SpeechForward, batch: SpeechBatch
-) -> None:
+def _look_at_tokens(tally: _Tally, tokens: torch.Tensor | None, forward: SpeechForward, batch: SpeechBatch) -> None:
     if tokens is None:
         return
     table = forward.model.get_input_embeddings()

@@ -1,9 +1,9 @@
 """One forward pass of training, with what all prompts have in common computed once.
 
 Before the audio every prompt is the same: the beginning of the text and the system's turn, a third of the positions of
-a short clip with SmolLM2's template. Keys and values of these positions do not depend on what follows. They are computed
-with a batch of one and repeated for the rows; gradients flow through the repetition where the language model trains,
-and where it is frozen they are computed once for all.
+a short clip with SmolLM2's template. Keys and values of these positions do not depend on what follows. They are
+computed with a batch of one and repeated for the rows; gradients flow through the repetition where the language model
+trains, and where it is frozen they are computed once for all.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SpeechForward(nn.Module):
                     **options,
                 )
                 return output
-            output = self.model(
+            shared: SpeechLMOutput = self.model(
                 input_ids=batch.input_ids[:, length:],
                 attention_mask=batch.attention_mask,
                 labels=batch.labels[:, length:],
@@ -75,7 +75,7 @@ class SpeechForward(nn.Module):
                 use_cache=True,
                 **options,
             )
-        return output
+            return shared
 
     @torch.no_grad()
     def check_sharing(self, batch: SpeechBatch) -> None:

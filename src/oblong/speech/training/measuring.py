@@ -76,9 +76,7 @@ class Measurer:
 
     def _probe(self) -> AlignmentProbe:
         clips = choose_probe_clips(list(self.sets.values()), self.recipe.probe_utterances)
-        return probe_alignment(
-            self.forward, self.maker, clips, batch_size=self.recipe.decode_batch, device=self.device
-        )
+        return probe_alignment(self.forward, self.maker, clips, batch_size=self.recipe.decode_batch, device=self.device)
 
     def _score(self) -> Mapping[str, WordErrors]:
         settings = DecodingSettings(batch_size=self.recipe.decode_batch)

@@ -70,8 +70,10 @@ def read_inputs(recipe: SpeechTrainRecipe, path: Path) -> Inputs:
         RecipeError: something cannot be read; everything that cannot is listed.
     """
     problems: list[str] = []
-    train = [_try_manifest(problems, f"data.train.{index}", name, recipe.data.limits.train)
-             for index, name in enumerate(recipe.data.train)]
+    train = [
+        _try_manifest(problems, f"data.train.{index}", name, recipe.data.limits.train)
+        for index, name in enumerate(recipe.data.train)
+    ]
     evaluate = {
         name: _try_manifest(problems, f"data.evaluate.{name}", source, recipe.data.limits.evaluate)
         for name, source in recipe.data.evaluate.items()
@@ -143,9 +145,7 @@ def build_model(
     return model, processor, device
 
 
-def start_from_aligned(
-    model: SpeechLMForConditionalGeneration, aligned: Path, recipe: SpeechTrainRecipe
-) -> None:
+def start_from_aligned(model: SpeechLMForConditionalGeneration, aligned: Path, recipe: SpeechTrainRecipe) -> None:
     """Put the adaptor of an earlier stage A into the model.
 
     Raises:

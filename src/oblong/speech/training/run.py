@@ -190,9 +190,7 @@ class SpeechTraining:
     def _adapt(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict]:
         """Stage B."""
         recipe = self._recipe
-        self._arm = apply_arm(
-            self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed
-        )
+        self._arm = apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
         state, verdict = self._run_stage(self._plan_adapt(state), state, resume=resume)
         done = f"all {recipe.adapt.steps} steps of stage B are done"
         return state, verdict or Verdict(status=SpeechRunStatus.COMPLETED, reason=done)
@@ -210,9 +208,7 @@ class SpeechTraining:
         return runner.state, verdict
 
     def _begin(self) -> TrainingState:
-        return TrainingState(
-            base_retention=self._measurer.measure_text(), current=StageState(stage=SpeechStage.ALIGN)
-        )
+        return TrainingState(base_retention=self._measurer.measure_text(), current=StageState(stage=SpeechStage.ALIGN))
 
     def _begin_adapt(self, state: TrainingState) -> TrainingState:
         """Put stage A behind."""
@@ -331,9 +327,7 @@ def describe_best(point: SpeechPoint) -> BestCheckpoint:
     """The best evaluation, for the record."""
     wer = point.macro_wer
     assert wer is not None  # of the best one
-    return BestCheckpoint(
-        stage=point.stage, step=point.step, wer=wer, retention=point.worst_retention, directory=BEST
-    )
+    return BestCheckpoint(stage=point.stage, step=point.step, wer=wer, retention=point.worst_retention, directory=BEST)
 
 
 def prefix_names(adaptor: Mapping[str, nn.Parameter]) -> Mapping[str, nn.Parameter]:

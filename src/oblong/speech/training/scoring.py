@@ -73,8 +73,7 @@ def score_clips(
     """Decode a test set from its frames, and count."""
     texts = transcribe_clips(model, processor, clips, settings)
     errors = [
-        score_utterance(clip.utterance.text, text, clip.utterance.lang)
-        for clip, text in zip(clips, texts, strict=True)
+        score_utterance(clip.utterance.text, text, clip.utterance.lang) for clip, text in zip(clips, texts, strict=True)
     ]
     langs = [clip.utterance.lang for clip in clips]
     scores = summarise_errors(errors, langs, num_resamples=NUM_RESAMPLES).corpus

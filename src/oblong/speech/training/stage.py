@@ -144,9 +144,7 @@ class StageRunner:
         if not math.isfinite(value := loss.item()):
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
         loss.backward()
-        norm = float(
-            nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm)
-        )
+        norm = float(nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm))
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient of step {self._current.step + 1} is {norm}")
         rate = float(self._schedule.get_last_lr()[0])
@@ -258,9 +256,7 @@ def write_generators(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def describe_stage(
-    current: StageState, *, num_trainable: int, log_every: int, aligned_at: int | None
-) -> StageRecord:
+def describe_stage(current: StageState, *, num_trainable: int, log_every: int, aligned_at: int | None) -> StageRecord:
     """The record of a stage so far."""
     return StageRecord(
         stage=current.stage,

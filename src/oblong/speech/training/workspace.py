@@ -1,12 +1,12 @@
 """Where a training lives: `OUTPUT.partial` while it runs, renamed to `OUTPUT` when it is done.
 
-    OUTPUT/run.json        the SpeechRun; rewritten at every evaluation while the run is going on
-    OUTPUT/points.jsonl    its evaluations, one line each, appended as they are made
-    OUTPUT/recipe.yaml     the recipe as resolved
-    OUTPUT/inputs.json     digests of the files that went in
-    OUTPUT/aligned/        speech delta after stage A: the adaptor
-    OUTPUT/best/           speech delta of the best evaluation
-    OUTPUT/last/           speech delta of the last good step
+OUTPUT/run.json        the SpeechRun; rewritten at every evaluation while the run is going on
+OUTPUT/points.jsonl    its evaluations, one line each, appended as they are made
+OUTPUT/recipe.yaml     the recipe as resolved
+OUTPUT/inputs.json     digests of the files that went in
+OUTPUT/aligned/        speech delta after stage A: the adaptor
+OUTPUT/best/           speech delta of the best evaluation
+OUTPUT/last/           speech delta of the last good step
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""What a training would take, before it is started: parameters, memory, tokens, and a few timed steps.
+
+Models that are on this disk are read by their configurations and built without memory; of the pair that the paper used
+the sizes are known, so that its recipe can be checked on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import Field
+from transformers import AutoConfig
+
+from oblong.checkpoints.locate import locate_model
+from oblong.errors import ModelNotFoundError, UserError
+from oblong.models.causal_lm import model_directory
+from oblong.models.quiet import quiet_transformers
+from oblong.models.speech_lm import SpeechLMConfig, SpeechLMForConditionalGeneration, make_paper_config
+from oblong.models.speech_lm.whisper_encoder import read_encoder_config
+from oblong.records import Plan
+from oblong.records.base import Part
+from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.timing import time_training_steps
+
+PAPER_MODELS: Final = ("openai/whisper-large-v3", "meta-llama/Llama-3.1-8B-Instruct")
+FRAMES_PER_SECOND: Final = 50
+TEXT_TOKENS: Final = 96  # of an utterance: template, instruction and transcript; an estimate
+# Source: Korthikanti et al. 2022, equation 1, without the attention scores that fused kernels do not keep.
+ACTIVATION_BYTES: Final = 34
+PAPER_TENSORS: Final = 100
+MASTER_BYTES: Final = 4
+STATE_BYTES: Final = 12  # float32 gradient and two moments
+MATRIX_DIMENSIONS: Final = 2
+
+
+class SpeechForecast(Part):
+    """What a training would take."""
+
+    num_encoder: int
+    num_adaptor: int
+    num_language_model: int = Field(description="the head included; a tied one counts once")
+    num_arm: int = Field(description="parameters of the language model that train")
+    weight_bytes: int = Field(description="of all weights, trained ones in float32")
+    optimizer_bytes: int = Field(description="gradients and AdamW's moments")
+    activation_bytes: int = Field(description="estimate for the largest batch, nothing recomputed")
+    tokens_per_step: int = Field(description="estimate for the largest batch")
+    align_steps: int
+    adapt_steps: int
+    seconds_per_step: float | None = Field(description="measured on a few batches; null where the models are not here")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.optimizer_bytes + self.activation_bytes
+
+
+def forecast_training(recipe: SpeechTrainRecipe, path: Path) -> SpeechForecast:
+    """Forecast a training.
+
+    Args:
+        recipe: what would be done.
+        path: of the recipe, for messages.
+
+    Raises:
+        RecipeError: data that cannot be read, where the models are here.
+        ModelNotFoundError: models that are neither here nor the paper's.
+        SpeechModelError: parts that do not fit together.
+    """
+    config, is_here = read_config(recipe)
+    with torch.device("meta"), quiet_transformers():
+        model = SpeechLMForConditionalGeneration(config)
+    encoder, adaptor = model.model.audio_tower, model.model.multi_modal_projector
+    num_encoder, num_adaptor = count_parameters(encoder), count_parameters(adaptor)
+    num_language_model = count_parameters(model) - num_encoder - num_adaptor
+    if config.tie_word_embeddings:
+        num_language_model -= model.lm_head.weight.numel()
+    num_arm, notes = count_arm(recipe, model)
+    width = 2 if recipe.dtype == "bfloat16" else 4
+    tokens = estimate_tokens(recipe)
+    text = config.text_config
+    seconds = time_training_steps(recipe, path) if is_here and not notes else None
+    if not is_here:
+        notes.append("the models are not on this disk: sizes are those of the paper's, and nothing was timed")
+    return SpeechForecast(
+        num_encoder=num_encoder,
+        num_adaptor=num_adaptor,
+        num_language_model=num_language_model,
+        num_arm=num_arm,
+        weight_bytes=(num_encoder + num_language_model - num_arm) * width + (num_arm + num_adaptor) * MASTER_BYTES,
+        optimizer_bytes=(num_arm + num_adaptor) * STATE_BYTES,
+        activation_bytes=tokens * text.hidden_size * text.num_hidden_layers * ACTIVATION_BYTES * width // 2,
+        tokens_per_step=tokens,
+        align_steps=0 if recipe.align.start_from else recipe.align.max_steps,
+        adapt_steps=recipe.adapt.steps,
+        seconds_per_step=seconds,
+        notes=tuple(notes),
+    )
+
+
+def read_config(recipe: SpeechTrainRecipe) -> tuple[SpeechLMConfig, bool]:
+    """The configuration of the recipe's speech LLM, and whether its models are on this disk."""
+    adaptor = recipe.adaptor.make_config()
+    try:
+        audio = read_encoder_config(locate_model(recipe.encoder))
+        factory: Any = AutoConfig
+        text = factory.from_pretrained(model_directory(locate_model(recipe.language_model)), trust_remote_code=False)
+    except ModelNotFoundError:
+        if (recipe.encoder, recipe.language_model) != PAPER_MODELS:
+            raise
+        paper = make_paper_config()
+        audio, text, is_here = paper.audio_config, paper.text_config, False
+    else:
+        is_here = True
+    factory = SpeechLMConfig
+    config: SpeechLMConfig = factory(audio_config=audio, text_config=text, adaptor_config=adaptor)
+    return config, is_here
+
+
+def count_arm(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGeneration) -> tuple[int, list[str]]:
+    """Parameters of the language model that would train, and what had to be assumed."""
+    arm = recipe.adapt.arm
+    if arm.adaptor_only:
+        return 0, []
+    matrices = [
+        parameter
+        for parameter in model.model.language_model.parameters()
+        if parameter.dim() == MATRIX_DIMENSIONS and parameter.shape[0] != model.config.text_config.vocab_size
+    ]
+    if arm.lora is not None:
+        return sum(arm.lora.rank * sum(parameter.shape) for parameter in matrices), []
+    try:
+        plan = Plan.read(Path(arm.plan or ""))
+    except UserError as error:
+        assumed = PAPER_TENSORS * sum(parameter.numel() for parameter in matrices) // len(matrices)
+        return assumed, [f"{error}: {PAPER_TENSORS} matrices of average size are assumed, as many as in the paper"]
+    return plan.totals.num_parameters, []
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Elements of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def estimate_tokens(recipe: SpeechTrainRecipe) -> int:
+    """Positions of the largest batch that the rule allows."""
+    audio = math.ceil(recipe.batch.max_seconds * FRAMES_PER_SECOND / recipe.adaptor.downsampling)
+    return audio + recipe.batch.max_utterances * TEXT_TOKENS
