@@ -98,16 +98,12 @@ def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
     """Label and value of each line."""
     yield "encoder", f"{format_count(forecast.num_encoder)} parameters, frozen"
     yield "adaptor", f"{format_count(forecast.num_adaptor)} parameters, trained in both stages"
-    share = forecast.num_arm / forecast.num_language_model
-    yield (
-        "language model",
-        f"{format_count(forecast.num_language_model)} parameters, {format_count(forecast.num_arm)} trained ({share:.1%})",
-    )
-    yield (
-        "memory",
-        f"{format_bytes(forecast.memory_bytes)}: weights {format_bytes(forecast.weight_bytes)}, gradients and optimizer "
-        f"{format_bytes(forecast.optimizer_bytes)}, activations up to {format_bytes(forecast.activation_bytes)}",
-    )
+    trained = f"{format_count(forecast.num_arm)} trained ({forecast.num_arm / forecast.num_language_model:.1%})"
+    yield "language model", f"{format_count(forecast.num_language_model)} parameters, {trained}"
+    yield "memory", format_bytes(forecast.memory_bytes)
+    yield "  weights", format_bytes(forecast.weight_bytes)
+    yield "  optimizer", f"{format_bytes(forecast.optimizer_bytes)}, gradients included"
+    yield "  activations", f"up to {format_bytes(forecast.activation_bytes)}, an estimate"
     yield "steps", f"at most {forecast.align_steps} to align, {forecast.adapt_steps} to adapt"
     yield "tokens per step", f"at most {forecast.tokens_per_step}"
     if forecast.seconds_per_step is not None:

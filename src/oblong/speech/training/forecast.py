@@ -76,7 +76,8 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path) -> SpeechForecast:
     encoder, adaptor = model.model.audio_tower, model.model.multi_modal_projector
     num_encoder, num_adaptor = count_parameters(encoder), count_parameters(adaptor)
     num_language_model = count_parameters(model) - num_encoder - num_adaptor
-    if config.tie_word_embeddings:
+    table: Any = model.get_input_embeddings()
+    if config.tie_word_embeddings and table.weight is not model.lm_head.weight:  # one tensor once it is loaded
         num_language_model -= model.lm_head.weight.numel()
     num_arm, notes = count_arm(recipe, model)
     width = 2 if recipe.dtype == "bfloat16" else 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from torch import nn
 
+from oblong.errors import UserError
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.models.quiet import quiet_transformers
 from oblong.records import (
@@ -90,12 +92,14 @@ def train_speech(
         The SpeechRun, as written to `OUTPUT/run.json`.
 
     Raises:
+        UserError: a launcher started more than one process.
         OutputExistsError: the output exists and `force` is false.
         RecipeError: the recipe names what cannot be read; all of it is listed.
         PlanMismatchError, SpeechModelError, DataError: what it names does not fit together, or holds nothing usable.
         VerificationError: labels are wrong, or a frozen tensor moved.
         OutputWriteError: the disk is full or the place is not writable.
     """
+    refuse_several_processes()
     output = Path(recipe.output)
     refuse_existing_output(output, force=force)
     inputs = read_inputs(recipe, path)
@@ -107,6 +111,19 @@ def train_speech(
     refuse_existing_output(output, force=force)
     close_workspace(workspace, output)
     return finished
+
+
+def refuse_several_processes() -> None:
+    """Stop under a launcher of several processes, which would all train the same and write to one place.
+
+    Raises:
+        UserError: there is more than one process.
+    """
+    if (count := int(os.environ.get("WORLD_SIZE", "1") or 1)) > 1:
+        raise UserError(
+            f"{count} processes were started, and `oblong speech train` trains in one: start it without a launcher, and "
+            "give each arm or seed of a study a GPU of its own (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def _read_finished(workspace: Path) -> SpeechRun | None:
