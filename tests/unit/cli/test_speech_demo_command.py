@@ -34,7 +34,9 @@ def tiny_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "cache": False,
         "threads": 1,
     }
-    recipe["align"] |= {"max_steps": 2}
+    recipe |= {"batch": {"max_seconds": 4.0, "max_utterances": 4, "num_buckets": 1}, "evaluate_every": 20}
+    recipe["probe_utterances"] = 8
+    recipe["align"] |= {"max_steps": 160, "learning_rate": 1e-2, "gate": 0.05}
     recipe["adapt"] |= {"steps": 2}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")

@@ -91,7 +91,7 @@ def test_an_answer_is_that_of_the_bare_language_model(speech_lm: LoadedTranscrib
     )
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     ends = transcriber.model.generation_config.eos_token_id
-    expected = []
+    expected: list[int] = []
     with torch.inference_mode():
         for _ in range(12):
             token = bare(torch.cat([ids, torch.tensor([expected], dtype=torch.long)], 1)).logits[0, -1].argmax().item()
