@@ -24,7 +24,7 @@ from oblong.reporting.speech_run_rows import (
 from oblong.reporting.theme import ArmStyle, style_arms
 
 MAX_COLUMNS: Final = 3
-TOP_WER: Final = 1.2  # before it listens a model may write twice as many words as were said
+TOP_WER: Final = 1.2  # before it listens a model may write many times as many words as were said
 MIN_TOP_WER: Final = 0.2
 LOG_FROM: Final = 4.0  # a perplexity so many times that of the base would flatten all others on a linear scale
 MARK_ROOM: Final = 0.03  # of the axis, beyond the outermost marks
@@ -52,8 +52,9 @@ def _caption(records: Sequence[ArmRecord], rows: Sequence[Row]) -> Iterator[str]
         yield "The ring is the checkpoint that was kept."
     if any(row["x"] < 0 for row in rows):
         yield "Left of 0 the adaptor alone is trained."
-    if any(row["kind"] == "wer" and (row["value"] or 0) > TOP_WER for row in rows):
-        yield f"Rates above {TOP_WER:.0%} lie outside."
+    top = find_top_wer(rows)
+    if any(row["kind"] == "wer" and (row["value"] or 0) > top for row in rows):
+        yield f"Rates above {top:.0%} lie outside."
     if repeated_arms(records):
         yield "Bold: mean over the seeds, as far as all of them went. Faint: single seeds."
 
@@ -80,13 +81,21 @@ def _band(
     columns = min(len(panels), MAX_COLUMNS)
     first, last = _span([row["x"] for row in rows])
     room = MARK_ROOM * (last - first)
-    x = alt.X("x:Q", title=x_title, scale=alt.Scale(domain=[first - room, last + room], nice=False))
+    x = alt.X(
+        "x:Q",
+        title=x_title,
+        scale=alt.Scale(domain=[first - room, last + room], nice=False),
+        axis=alt.Axis(tickCount=8),
+    )
     drawn = []
     for place, panel in enumerate(panels):
         title = y_title if place % columns == 0 else None
         y = _wer_axis(mine, title) if kind == "wer" else _retention_axis(mine, title)
         drawn.append(
-            _panel([row for row in mine if row["panel"] == panel], x, y, styles).properties(
+            alt.layer(
+                *_reference_rules(kind, x, y, begins=first),
+                *_curves([row for row in mine if row["panel"] == panel], x, y, styles),
+            ).properties(
                 width=(FULL_WIDTH - 70 * columns) // columns,
                 height=WER_HEIGHT if kind == "wer" else RETENTION_HEIGHT,
                 title=panel,
@@ -95,13 +104,14 @@ def _band(
     return alt.concat(*drawn, columns=columns, spacing=28)
 
 
-def _panel(rows: Sequence[Row], x: alt.X, y: alt.Y, styles: Mapping[str, ArmStyle]) -> alt.LayerChart:
+def _curves(rows: Sequence[Row], x: alt.X, y: alt.Y, styles: Mapping[str, ArmStyle]) -> list[alt.Chart]:
+    """Seeds thin, means bold with a mark at each evaluation, and a ring around what was kept."""
     colour, shape = _arm_channels(styles)
     means = mean_curve_rows(rows)
     repeated = {row["arm"] for row in means if row["seeds"] > 1}
     seeds = [row for row in rows if row["arm"] in repeated]
     tooltip = ["arm:N", alt.Tooltip("value:Q", format=".4f"), "stage:N", "step:Q", alt.Tooltip("x:Q", format=".2f")]
-    layers = [
+    return [
         alt.Chart(_data(seeds))
         .mark_line(strokeWidth=1, opacity=0.35, clip=True)
         .encode(x=x, y=y, color=colour, detail="seed:N"),
@@ -113,16 +123,14 @@ def _panel(rows: Sequence[Row], x: alt.X, y: alt.Y, styles: Mapping[str, ArmStyl
         .mark_point(size=46, filled=True, opacity=1, clip=True)
         .encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
     ]
-    marks = _reference_rules(rows, x, y)
-    return alt.layer(*marks, *layers)
 
 
-def _reference_rules(rows: Sequence[Row], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _reference_rules(kind: str, x: alt.X, y: alt.Y, *, begins: float) -> list[alt.Chart]:
     """The end of the alignment where there was one, and the untouched model."""
     rules = []
-    if min((row["x"] for row in rows), default=0.0) < 0:
+    if begins < 0:
         rules.append(alt.Chart(_data([{"x": 0}])).mark_rule(style="reference").encode(x=x))
-    if any(row["kind"] == "retention" for row in rows):
+    if kind == "retention":
         rules.append(alt.Chart(_data([{"value": 1}])).mark_rule(style="reference").encode(y=y))
     return rules
 
@@ -139,9 +147,16 @@ def _arm_channels(styles: Mapping[str, ArmStyle]) -> tuple[alt.Color, alt.Shape]
 
 
 def _wer_axis(rows: Sequence[Row], title: str | None) -> alt.Y:
-    highest = max((row["value"] for row in rows if row["value"] is not None), default=1.0)
-    domain = [0, min(max(highest * 1.03, MIN_TOP_WER), TOP_WER)]
-    return alt.Y("value:Q", title=title, scale=alt.Scale(domain=domain, nice=False), axis=_axis(".0%", 6))
+    scale = alt.Scale(domain=[0, find_top_wer(rows)], nice=False)
+    return alt.Y("value:Q", title=title, scale=scale, axis=_axis(".0%", 6))
+
+
+def find_top_wer(rows: Sequence[Row]) -> float:
+    """Where the axis of word error rates ends: with the highest, or earlier, but never below where a run ended."""
+    rates = [row for row in rows if row["kind"] == "wer" and row["value"] is not None]
+    highest = max((row["value"] for row in rates), default=1.0)
+    ends = {(row["arm"], row["seed"], row["panel"]): row["value"] for row in rates}
+    return min(max(highest * 1.03, MIN_TOP_WER), max(TOP_WER, 1.1 * max(ends.values(), default=0.0)))
 
 
 def _retention_axis(rows: Sequence[Row], title: str | None) -> alt.Y:

@@ -12,7 +12,7 @@ from rich.console import Console
 from oblong.errors import OutputExistsError, UserError
 from oblong.records import SkippedAudio, SpeechRun, SpeechStage
 from oblong.reporting.figures import render_png
-from oblong.reporting.speech_run_charts import build_speech_run_figure, speech_run_chart
+from oblong.reporting.speech_run_charts import build_speech_run_figure, find_top_wer, speech_run_chart
 from oblong.reporting.speech_run_page import render_speech_report, spread_transcripts, write_speech_report
 from oblong.reporting.speech_run_rows import (
     ArmRecord,
@@ -204,3 +204,14 @@ def test_what_cannot_be_reported_is_refused() -> None:
         render_speech_report([record(make_speech_run(points=[]))])
     with pytest.raises(UserError, match="nothing to report"):
         render_speech_report([])
+
+
+def test_the_axis_of_word_errors_never_hides_an_end() -> None:
+    def top(*rates: float) -> float:
+        points = [make_point(ADAPT, step, {"a": rate}, {}) for step, rate in enumerate(rates)]
+        return find_top_wer(curve_rows([record(make_speech_run(points=points))]))
+
+    assert top(4.0, 2.5) == pytest.approx(2.75)
+    assert top(4.0, 0.3) == pytest.approx(1.2)
+    assert top(0.8, 0.3) == pytest.approx(0.824)
+    assert top(0.1, 0.05) == pytest.approx(0.2)
