@@ -48,7 +48,7 @@ def build_page(models: Sequence[LoadedTranscriber]) -> Any:
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gradio.Markdown(f"## {TITLE}\nSpeak, or drop a file. Everything stays on this machine.")
         with gradio.Row():
-            audio = gradio.Audio(sources=["microphone", "upload"], type="filepath", label="speech", scale=3)
+            audio = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="speech", scale=3)
             with gradio.Column(scale=1):
                 language = gradio.Dropdown(LANGUAGES, value="", label="language", allow_custom_value=True)
                 listen = gradio.Button("Transcribe", variant="primary")
@@ -112,7 +112,8 @@ def serve_page(page: Any, *, port: int | None = None, open_browser: bool = False
             theme=gradio.themes.Default(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
         )
     except OSError as error:
-        raise SelectionError(f"cannot listen on port {port} of {LOCALHOST}: choose another with --port") from error
+        place = "any port from 7860 on" if port is None else f"port {port}"
+        raise SelectionError(f"cannot listen on {place} of {LOCALHOST}: choose another with --port") from error
     if block:
         page.block_thread()
     return str(address)

@@ -78,6 +78,15 @@ def test_another_recipe_is_not_mixed_in(tiny_demo: Path, capsys: pytest.CaptureF
     assert "was made with another recipe: pass --fresh" in " ".join(capsys.readouterr().err.split())
 
 
+def test_fresh_removes_what_the_demo_wrote_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("kappa-lowest/run.json", "kappa-lowest.partial/recipe.yaml", "plan.yaml", "scan.jsonl", "mine.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    command.forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_only_the_sets_that_are_missing_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OBLONG_CACHE", str(tmp_path))
     names = ["speech:synthetic-en-train", "speech:prompts-en-train", "speech:prompts-en-test", "mine.jsonl"]

@@ -160,6 +160,12 @@ client = Client(address, verbose=False)
 heard = client.predict(handle_file(sys.argv[1]), "en", api_name="/transcribe")
 answered = client.predict("Who are you?", api_name="/ask")
 facts = [page.share, page.analytics_enabled]
+from oblong.errors import SelectionError
+
+try:
+    serve_page(build_page(models[:1]), port=int(address.strip("/").rpartition(":")[2]), block=False)
+except SelectionError as error:
+    facts.append(str(error))
 page.close()
 print(json.dumps([address, heard, answered, facts, strangers]))
 """
@@ -176,5 +182,6 @@ def test_the_page_answers_on_this_machine_alone(tone: Path) -> None:
     assert address.startswith("http://127.0.0.1:")
     assert (heard[0], heard[2]) == ("tone500", "second")
     assert answered[1] == NO_LANGUAGE
-    assert facts == [False, False]
+    assert facts[:2] == [False, False]
+    assert "choose another with --port" in facts[2]
     assert strangers == []

@@ -53,8 +53,8 @@ def demo(
     started = time.monotonic()
     recipe, path = read_demo_recipe(output, quick=quick)
     folder = Path(recipe.output).parent
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
+    if fresh:
+        forget(folder)
     fetch_what_is_missing(recipe)
     make_plan(folder, recipe.language_model)
     run = train(recipe, path)
@@ -80,6 +80,14 @@ def read_demo_recipe(output: Path | None, *, quick: bool) -> tuple[SpeechTrainRe
         return read_speech_recipe(path), path
     settings = [f"output={output / ARM}", f"adapt.arm.plan={output / PLAN_FILE}"]
     return read_speech_recipe(path, settings=settings), path
+
+
+def forget(folder: Path) -> None:
+    """Remove what the demo wrote, and nothing else that may lie in the folder."""
+    for name in (ARM, f"{ARM}.partial"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (SCAN_FILE, PLAN_FILE, EVALUATION_FILE, f".{EVALUATION_FILE}.partial", REPORT_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def fetch_what_is_missing(recipe: SpeechTrainRecipe) -> None:
