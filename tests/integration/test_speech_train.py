@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_weights_before(
     calls = []
 
     def fail(self: SpeechForward, *args: Any, **kwargs: Any) -> Any:
-        output = forward(self, *args, **kwargs)
+        output: Any = forward(self, *args, **kwargs)
         if torch.is_grad_enabled():
             calls.append(output)
             if len(calls) == 3:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from oblong.errors import OperationalError
 from oblong.speech.arms import ArmRecipe, LoraRecipe, apply_arm
 from oblong.speech.training.alignment import group_by_length, measure_pairwise_cosine, probe_alignment
-from oblong.speech.training.batches import BatchMaker, Clip
+from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward, find_prefix_length
 from oblong.speech.training.preparing import build_model, hear, read_inputs
 from oblong.speech.training.progress import ignore_progress
@@ -115,17 +116,18 @@ def test_a_model_that_does_not_listen_has_no_gap(folder: Path) -> None:
 
 def test_nobody_is_probed_with_their_own_audio(folder: Path) -> None:
     bench = Bench(folder, {"adaptor_only": True})
-    heard: list[tuple[Clip, Clip]] = []
-    make = bench.maker.make
+    pairs: list[tuple[Clip, Clip]] = []
 
-    def watch(clips: Any, *, heard_clips: Any = None) -> Any:
-        heard.extend(zip(clips, heard_clips or [], strict=False))
-        return make(clips, heard=heard_clips)
+    class Watching(BatchMaker):
+        def make(self, clips: Sequence[Clip], *, heard: Sequence[Clip] | None = None) -> SpeechBatch:
+            pairs.extend(zip(clips, heard or [], strict=False))
+            return super().make(clips, heard=heard)
 
-    bench.maker.make = lambda clips, heard=None: watch(clips, heard_clips=heard)  # type: ignore[method-assign]
-    probe_alignment(SpeechForward(bench.model, dtype=torch.float32), bench.maker, bench.clips, batch_size=3, device=CPU)
-    assert len(heard) == len(bench.clips)
-    assert all(clip is not other for clip, other in heard)
+    maker = Watching(bench.processor)
+    forward = SpeechForward(bench.model, dtype=torch.float32)
+    probe_alignment(forward, maker, bench.clips, batch_size=3, device=CPU)
+    assert len(pairs) == len(bench.clips)
+    assert all(clip is not other for clip, other in pairs)
 
 
 def test_groups_are_neighbours_in_length_and_never_one_alone(folder: Path) -> None:

@@ -89,10 +89,9 @@ class Shard:
 class ShardWriter:
     """Appends clips to a shard of its own, which begins with the first of them."""
 
-    def __init__(self, folder: Path, encoder: Encoder, *, max_bytes: int = MAX_SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, encoder: Encoder) -> None:
         self._folder = folder
         self._encoder = encoder
-        self._max_bytes = max_bytes
         self._shard: Shard | None = None
         self._data: BinaryIO | None = None
         self._size = 0
@@ -121,7 +120,7 @@ class ShardWriter:
         self._shard = self._data = None
 
     def _open(self) -> tuple[Shard, BinaryIO]:
-        if self._size >= self._max_bytes:
+        if self._size >= MAX_SHARD_BYTES:
             self.close()
         if self._shard is None or self._data is None:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -121,8 +121,8 @@ def refuse_several_processes() -> None:
     """
     if (count := int(os.environ.get("WORLD_SIZE", "1") or 1)) > 1:
         raise UserError(
-            f"{count} processes were started, and `oblong speech train` trains in one: start it without a launcher, and "
-            "give each arm or seed of a study a GPU of its own (CUDA_VISIBLE_DEVICES)"
+            f"{count} processes were started, and `oblong speech train` trains in one: start it without a launcher, "
+            "and give each arm or seed of a study a GPU of its own (CUDA_VISIBLE_DEVICES)"
         )
 
 
