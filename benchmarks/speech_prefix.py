@@ -77,7 +77,7 @@ def compare(model: Any, batch: SpeechBatch, rounds: int) -> dict[str, float]:
             started = time.perf_counter()
             loss = forward(batch).loss
             assert loss is not None
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             seconds[name].append(time.perf_counter() - started)
             losses[name] = loss.item()
             model.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ from oblong.models.causal_lm import Dtype
 from oblong.models.speech_lm import make_training_inputs, pad_training_inputs
 from oblong.speech.arms import AppliedArm, ArmRecipe, LoraRecipe, apply_arm, write_speech_delta
 from tests.speech_builders import SpeechLM, build_tiny, make_tones, wake_attention
-from tests.tuning_builders import make_plan
+from tests.tuning_builders import SELECTED, make_plan
 
 KINDS = ("plan", "adaptor_only", "lora", "audio_gated_lora")
 
 
-def make_arm(folder: Path, kind: str) -> ArmRecipe:
-    """One of `KINDS`; a Plan is written to `folder`."""
+def make_arm(folder: Path, kind: str, *, names: Sequence[str] = SELECTED) -> ArmRecipe:
+    """One of `KINDS`; a Plan of the named tensors is written to `folder`."""
     if kind == "plan":
-        make_plan(folder / "llama").write(folder / "plan.yaml", force=True)
+        make_plan(folder / "llama", names).write(folder / "plan.yaml", force=True)
         return ArmRecipe(plan=str(folder / "plan.yaml"))
     if kind == "adaptor_only":
         return ArmRecipe(adaptor_only=True)
@@ -37,10 +38,10 @@ class Study:
     applied: AppliedArm
 
     @classmethod
-    def make(cls, folder: Path, kind: str, *, dtype: Dtype = "bfloat16") -> Study:
+    def make(cls, folder: Path, kind: str, *, dtype: Dtype = "bfloat16", names: Sequence[str] = SELECTED) -> Study:
         model, processor = build_tiny(folder, dtype=dtype)
         wake_attention(model)
-        applied = apply_arm(model, make_arm(folder, kind), language_model=folder / "llama")
+        applied = apply_arm(model, make_arm(folder, kind, names=names), language_model=folder / "llama")
         return cls(folder=folder, model=model, processor=processor, applied=applied)
 
     def train(self, *, num_steps: int = 2) -> None:
@@ -50,7 +51,7 @@ class Study:
         batch = make_batch((self.model, self.processor))
         self.model.train()
         for _ in range(num_steps):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.model.lm_head.weight.dtype != torch.float32):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.model.dtype != torch.float32):
                 loss = self.model(**batch).loss
             loss.backward()
             optimizer.step()

@@ -1,6 +1,7 @@
 """Records that were written by an earlier schema version must be read for ever.
 
-The files come from a comparison of a tiny random Llama. A new schema version adds a folder; an old one is never edited.
+The files come from a comparison of a tiny random Llama, and from a tiny speech LLM (shortened).
+A new schema version adds a folder; an old one is never edited.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan, SpeechRun
+from oblong.records import (
+    Comparison,
+    DeltaManifest,
+    Evaluation,
+    Plan,
+    Record,
+    Run,
+    Scan,
+    SpeechDelta,
+    SpeechRun,
+)
 from oblong.records.base import load_document
 
 FOLDER = Path(__file__).parent / "records"
@@ -22,6 +33,7 @@ KINDS: dict[str, type[Record]] = {
     "manifest.json": DeltaManifest,
     "comparison.json": Comparison,
     "speech_run.json": SpeechRun,
+    "speech_delta.json": SpeechDelta,
 }
 
 

@@ -182,6 +182,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_weights_before(
 
 
 @pytest.mark.usefixtures("overfitted")
+@pytest.mark.parametrize("kind", ["plan", "gated"])
+def test_bfloat16_trains_float32_masters_and_gated_adapters_forget_nothing(folder: Path, kind: str) -> None:
+    arms: dict[str, Any] = {
+        "plan": {"plan": str(folder / "plan.yaml")},
+        "gated": {"lora": {"rank": 2, "audio_gated": True}},
+    }
+    adapt = {"arm": arms[kind], "steps": 4, "learning_rate": 1e-2}
+    run = train_speech(make_short(folder, adapt=adapt, dtype="bfloat16", output=str(folder / f"bf16-{kind}")))
+    assert run.status is SpeechRunStatus.COMPLETED
+    ratio = run.points[-1].retention["prose"].ratio
+    assert (ratio == 1.0) == (kind == "gated")
+    name = "trained" if kind == "plan" else "lora"
+    tensors = load_file(folder / f"bf16-{kind}" / "best" / f"{name}.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("overfitted")
 def test_missing_audio_is_skipped_and_counted(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "speech.jsonl").read_text().splitlines()]
     manifest = write_manifest(folder / "holes.jsonl", [*rows, rows[0] | {"audio": "gone.wav"}])

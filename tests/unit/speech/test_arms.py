@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from pydantic import ValidationError
 
 import oblong
-from oblong.errors import PlanMismatchError, SelectionError, SpeechModelError
+from oblong.errors import MissingExtraError, PlanMismatchError, SelectionError, SpeechModelError
 from oblong.models.causal_lm import Dtype
+from oblong.models.speech_lm import build_speech_lm
 from oblong.speech.arms import ArmRecipe, LoraRecipe, apply_arm, choose_lora_rank, count_lora_parameters
 from tests.arm_builders import KINDS, Study, make_arm, transcribe
-from tests.speech_builders import build_tiny, save_chatty_llama
+from tests.speech_builders import build_tiny, find_real_models, save_chatty_llama
 from tests.tuning_builders import SELECTED, make_plan
 
 PREFIX = "model.language_model."
@@ -156,6 +158,26 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Path) -> None:
         apply_arm(model, arm, language_model=other)
     allowed = ArmRecipe(plan=arm.plan, allow_other_weights=True)
     assert set(apply_arm(model, allowed, language_model=tmp_path / "llama").trained) == set(SELECTED)
+
+
+def test_lora_without_peft_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build_tiny(tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match=r"LoRA needs .* pip install 'oblong\[speech\]'"):
+        apply_arm(model, make_arm(tmp_path, "lora"), language_model=tmp_path / "llama")
+
+
+def test_gated_lora_in_a_real_model_leaves_text_bit_identical(tmp_path: Path) -> None:
+    whisper, language_model = find_real_models()
+    model, processor = build_speech_lm(whisper, language_model)
+    text = processor.tokenizer("The capital of France is", return_tensors="pt")
+    expected = model(**text).logits
+    recipe = LoraRecipe(rank=2, target_modules=("v_proj",), audio_gated=True)
+    applied = apply_arm(model, ArmRecipe(lora=recipe), language_model=language_model)
+    study = Study(folder=tmp_path, model=model, processor=processor, applied=applied)
+    study.train(num_steps=1)
+    assert all(parameter.any() for name, parameter in applied.trained.items() if "lora_B" in name)
+    assert torch.equal(model(**text).logits, expected)
 
 
 def test_one_model_takes_one_arm(tmp_path: Path) -> None:

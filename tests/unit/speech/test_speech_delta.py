@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from oblong.models.causal_lm import Dtype
 from oblong.models.speech_lm import load_speech_lm
 from oblong.records import SPEECH_DELTA_FILE, SpeechDelta
 from oblong.speech.arms import load_speech_delta, merge_speech_delta, read_speech_delta, verify_speech_delta
+from oblong.speech.arms.applying import digest_unstored
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.loading import load_transcriber
 from tests.arm_builders import KINDS, Study, transcribe
@@ -116,6 +118,33 @@ def test_a_frozen_tensor_that_moved_is_named_and_nothing_is_written(tmp_path: Pa
     assert not (tmp_path / "delta").exists()
 
 
+def test_a_frozen_parameter_that_the_file_has_no_image_of_is_watched_too(tmp_path: Path) -> None:
+    study = Study.make(tmp_path, "adaptor_only")
+    # As if transformers had fused this one from several tensors.
+    parameters = dict(study.applied.language_model)
+    fused = parameters.pop("model.norm.weight")
+    unstored = digest_unstored(study.model.as_causal_lm(), parameters)
+    watched = replace(study, applied=replace(study.applied, language_model=parameters, unstored=unstored))
+    watched.write()
+    with torch.no_grad():
+        fused.add_(1)
+    with pytest.raises(VerificationError, match=r"model\.norm\.weight: was to stay frozen, and moved"):
+        watched.write(replace=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tied_embeddings_and_norms_can_be_in_the_plan(tmp_path: Path, dtype: Dtype) -> None:
+    names = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight")
+    study = Study.make(tmp_path, "plan", dtype=dtype, names=names)
+    study.train()
+    model, _ = load_speech_delta(study.write(), dtype="float32")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert torch.equal(model.lm_head.weight, study.model.lm_head.weight)
+    assert torch.equal(model.lm_head.weight, study.applied.trained[names[0]])
+    for name, parameter in study.applied.trained.items():
+        assert torch.equal(model.get_parameter(f"model.language_model.{name.removeprefix('model.')}"), parameter)
+
+
 def test_a_delta_is_replaced_only_on_request(tmp_path: Path) -> None:
     study, delta = make_delta(tmp_path, "adaptor_only")
     first = read_speech_delta(delta).manifest
@@ -125,6 +154,13 @@ def test_a_delta_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert read_speech_delta(delta).manifest == first
     study.write(replace=True)
     assert read_speech_delta(delta).manifest.stored != first.stored
+
+
+def test_a_delta_in_the_hubs_cache_is_made_of_links(planned: Path, tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    for path in (planned / "delta").iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    assert read_speech_delta(tmp_path / "snapshot").manifest == read_speech_delta(planned / "delta").manifest
 
 
 def test_towers_that_moved_are_found_where_the_user_says(tmp_path: Path) -> None:
@@ -202,6 +238,25 @@ def test_a_spoilt_delta_is_refused_by_name(
         load_speech_delta(delta)
     assert isinstance(caught.value, UserError)
     assert "delta" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"rank": 10**12}, CorruptCheckpointError, "does not hold the adapters"),
+        ({"modules": ["layers.0.mlp.up_proj"]}, CorruptCheckpointError, "does not hold the adapters"),
+        ({"modules": []}, RecordError, "modules"),
+    ],
+)
+def test_a_manifest_that_asks_for_other_adapters_is_refused(
+    tmp_path: Path, fields: dict[str, object], error: type[OblongError], message: str
+) -> None:
+    _, delta = make_delta(tmp_path, "lora")
+    path = delta / SPEECH_DELTA_FILE
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"lora": data["lora"] | fields}))
+    with pytest.raises(error, match=message):
+        load_speech_delta(delta)
 
 
 @pytest.mark.parametrize("kind", ["plan", "adaptor_only", "lora"])

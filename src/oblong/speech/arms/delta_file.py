@@ -1,10 +1,12 @@
 """A speech delta on the disk: what trained, whole, and the manifest that says what it stands on.
 
-DIRECTORY/adaptor.safetensors     the adaptor, float32
-DIRECTORY/trained.safetensors     a Plan's tensors, float32, under the language model's names; or
-DIRECTORY/lora.safetensors        LoRA's matrices, float32
-DIRECTORY/speech_delta.json       `SpeechDelta`: digests of all this, and of every tensor of both towers
-DIRECTORY/...                     configuration, processor and tokenizer of the speech LLM
+    DIRECTORY/adaptor.safetensors     the adaptor, float32
+    DIRECTORY/trained.safetensors     a Plan's tensors, float32, under the language model's names; or
+    DIRECTORY/lora.safetensors        LoRA's matrices, float32
+    DIRECTORY/speech_delta.json       `SpeechDelta`: digests of all this, and of every tensor of both towers
+    DIRECTORY/...                     configuration, processor and tokenizer of the speech LLM
+
+Why so: design/054.
 """
 
 from __future__ import annotations
@@ -161,7 +163,9 @@ def identify_tensors(tensors: Tensors) -> Mapping[str, TensorIdentity]:
 
 def _find_file(directory: Path, name: str) -> Path:
     path = directory / name
-    if not path.is_file() or not path.resolve().is_relative_to(directory.resolve()):
+    # By its name alone: in the Hub's cache the files are links to elsewhere.
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    if not (inside and path.is_file()):
         raise CorruptCheckpointError(path, "is named by the manifest and is not there", advice=ADVICE)
     return path
 

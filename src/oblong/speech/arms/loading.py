@@ -21,8 +21,9 @@ from oblong.models.speech_lm import (
     load_adaptor,
 )
 from oblong.models.speech_lm.loading import check_processor
-from oblong.speech.arms.delta_file import ADAPTOR_FILE, StoredSpeechDelta, read_speech_delta
-from oblong.speech.arms.lora import add_lora
+from oblong.records.speech_delta import LoraShape
+from oblong.speech.arms.delta_file import ADAPTOR_FILE, ADVICE, LORA_FILE, StoredSpeechDelta, read_speech_delta
+from oblong.speech.arms.lora import MATRICES, add_lora
 from oblong.speech.arms.towers import find_towers
 
 # What a configuration says of files, versions and this process, and not of the model.
@@ -66,12 +67,23 @@ def load_speech_delta(
 @torch.no_grad()
 def _load_trained(model: SpeechLMForConditionalGeneration, delta: StoredSpeechDelta) -> None:
     lora = delta.manifest.lora
+    if lora is not None:
+        _check_lora(delta, lora)
     targets = match_parameters(model.as_causal_lm(), delta.trained) if lora is None else add_lora(model, lora)
     for name in targets.keys() | delta.trained.keys():
         target, tensor = targets.get(name), delta.trained.get(name)
         if target is None or tensor is None or target.shape != tensor.shape:
-            raise CorruptCheckpointError(delta.directory, f"{name} has no place of its shape", advice="train it again")
+            raise CorruptCheckpointError(delta.directory, f"{name} has no place of its shape", advice=ADVICE)
         target.copy_(tensor)
+
+
+def _check_lora(delta: StoredSpeechDelta, lora: LoraShape) -> None:
+    """Compare what the manifest asks to be built with what lies there, before memory is taken for it."""
+    expected = {f"{module}.{matrix}.weight" for module in lora.modules for matrix in MATRICES}
+    ranks = {tensor.shape[0] for name, tensor in delta.trained.items() if name.endswith(f".{MATRICES[0]}.weight")}
+    if delta.trained.keys() != expected or ranks != {lora.rank}:
+        reason = "does not hold the adapters that the manifest describes"
+        raise CorruptCheckpointError(delta.directory / LORA_FILE, reason, advice=ADVICE)
 
 
 def _read_side_files(directory: Path) -> tuple[SpeechLMConfig, GenerationConfig, SpeechLMProcessor]:

@@ -104,7 +104,9 @@ def add_lora(model: SpeechLMForConditionalGeneration, shape: LoraShape, *, seed:
 
     Raises:
         MissingExtraError: PEFT is not installed.
+        SelectionError: a layer that this language model does not have.
     """
+    find_lora_targets(model.model.language_model, shape.modules)
     try:
         import peft
     except ImportError as error:

@@ -133,6 +133,9 @@ def _find_unmoved(delta: StoredSpeechDelta, language_model: Path) -> Iterator[st
             if name.endswith("lora_B.weight") and not tensor.any():
                 yield f"{name}: is zero as it was at the start"
             continue
+        if name not in stored:
+            yield f"{name}: the language model has no such tensor"
+            continue
         share = compute_fraction_moved(stored.read(name).to(torch.float32), tensor)
         if share == 0.0:
             yield f"{name}: in the Plan, but no element of it moved"
