@@ -176,7 +176,7 @@ def test_the_page_answers_on_this_machine_alone(tone: Path) -> None:
     if find_spec("gradio") is None:
         pytest.skip("the extra `gradio` is not installed")
     command = [sys.executable, "-c", SERVED, str(tone)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
     assert finished.returncode == 0, finished.stderr
     address, heard, answered, facts, strangers = json.loads(finished.stdout.splitlines()[-1])
     assert address.startswith("http://127.0.0.1:")
