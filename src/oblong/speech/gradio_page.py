@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from huggingface_hub import constants as huggingface_constants
+
 from oblong.errors import MissingExtraError, SelectionError
 from oblong.speech.loading import LoadedTranscriber
 from oblong.speech.side_by_side import Reply, ask, hear, reply_in_turn
@@ -126,7 +128,8 @@ def import_gradio() -> Any:
         MissingExtraError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Its variable is read when it is imported, which transformers has done by now.
+    huggingface_constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         import gradio
     except ImportError as error:

@@ -154,11 +154,20 @@ models = [make_loaded(ScriptedTranscriber(hear_pitch), name="one")]
 models.append(make_loaded(ScriptedTranscriber(lambda samples: "second"), name="two"))
 page = build_page(models)
 address = serve_page(page, block=False)
-from gradio_client import Client, handle_file
+import httpx
 
-client = Client(address, verbose=False)
-heard = client.predict(handle_file(sys.argv[1]), "en", api_name="/transcribe")
-answered = client.predict("Who are you?", api_name="/ask")
+# Not through gradio_client, which calls its home on its own account.
+api = httpx.Client(base_url=address + "gradio_api", timeout=300)
+
+def call(name, data):
+    event = api.post("/call/" + name, json={"data": data}).json()["event_id"]
+    lines = api.get("/call/" + name + "/" + event).text.splitlines()
+    return json.loads([line for line in lines if line.startswith("data: ")][-1].removeprefix("data: "))
+
+with open(sys.argv[1], "rb") as file:
+    uploaded = api.post("/upload", files={"files": file}).json()[0]
+heard = call("transcribe", [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}, "en"])
+answered = call("ask", ["Who are you?"])
 facts = [page.share, page.analytics_enabled]
 from oblong.errors import SelectionError
 
