@@ -74,11 +74,11 @@ def render_report(
     """
     plans = collect_plans(comparison, plans)
     check_one_model(scan, plans)
-    page_script = _read_template("report.js")
+    page_script = read_template("report.js")
     context = {
         "title": title or _default_title(scan, comparison, plans),
         "policy": content_security_policy(vega_bundle(), page_script),
-        "style": Markup(_read_template("report.css")),
+        "style": Markup(read_template("report.css")),
         "vega_bundle": Markup(vega_bundle()),
         "page_script": Markup(page_script),
         "arm_styles": style_report(comparison, plans),
@@ -90,7 +90,7 @@ def render_report(
         **_scan_context(scan),
         **_figure_context(scan, comparison, plans),
     }
-    return _environment().get_template(TEMPLATE).render(context)
+    return page_environment().get_template(TEMPLATE).render(context)
 
 
 def write_report(
@@ -204,7 +204,8 @@ def vega_bundle() -> str:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """The templates: everything that comes from a record is escaped."""
     environment = Environment(
         loader=PackageLoader("oblong.reporting"),
         autoescape=True,
@@ -216,5 +217,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _read_template(name: str) -> str:
+def read_template(name: str) -> str:
+    """A style sheet or script of the page."""
     return (resources.files("oblong.reporting") / "templates" / name).read_text(encoding="utf-8")

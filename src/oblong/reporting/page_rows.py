@@ -210,12 +210,12 @@ def provenance_rows(
 
 def _provenance(scan: Scan | None, comparison: Comparison | None, plans: Sequence[Plan]) -> Iterator[tuple[str, str]]:
     if scan is not None:
-        yield "scan", _describe_origin(scan.header.provenance)
+        yield "scan", describe_origin(scan.header.provenance)
         yield "scan digest", scan.digest()
     if comparison is not None:
         seeds = sorted({run.seed for run in comparison.runs})
         evaluation = comparison.base
-        yield "comparison", _describe_origin(comparison.provenance)
+        yield "comparison", describe_origin(comparison.provenance)
         yield "comparison digest", comparison.digest()
         yield "seeds", ", ".join(str(seed) for seed in seeds)
         yield "evaluation", f"window {evaluation.window}, stride {evaluation.stride}, {evaluation.dtype}"
@@ -225,7 +225,8 @@ def _provenance(scan: Scan | None, comparison: Comparison | None, plans: Sequenc
         yield f"plan {plan.name}", plan.digest()
 
 
-def _describe_origin(provenance: Provenance) -> str:
+def describe_origin(provenance: Provenance) -> str:
+    """Versions, platform, time and command of a record."""
     packages = ", ".join(f"{name} {release}" for name, release in provenance.packages.items())
     return (
         f"oblong {provenance.oblong_version}, Python {provenance.python_version}, {packages}; {provenance.platform}; "

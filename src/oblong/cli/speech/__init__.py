@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from oblong.cli.speech.demo import demo
 from oblong.cli.speech.evaluate import evaluate
 from oblong.cli.speech.fetch_data import fetch_data
+from oblong.cli.speech.report import report
+from oblong.cli.speech.serve import serve
 from oblong.cli.speech.train import train
 from oblong.cli.speech.transcribe import transcribe
 
@@ -14,3 +17,6 @@ app.command("fetch-data")(fetch_data)
 app.command()(train)
 app.command()(evaluate)
 app.command()(transcribe)
+app.command()(report)
+app.command()(serve)
+app.command()(demo)
