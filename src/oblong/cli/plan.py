@@ -26,7 +26,8 @@ def plan(
     criterion: Annotated[
         str,
         typer.Option(
-            help="What to rank by: kappa, kappa_excess, entropy_gap, entropy_gap_per_rank, stable_rank, depth, random."
+            help="What to rank by: kappa, kappa_excess, entropy_gap, entropy_gap_per_rank, stable_rank, snr, "
+            "snr_sqrt_n, alpha (these three need `scan --spectrum full`), depth, random."
         ),
     ] = "kappa",
     order: Annotated[
@@ -41,6 +42,9 @@ def plan(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also write the inverse and two random plans of the same size.")
     ] = False,
+    draws: Annotated[
+        int, typer.Option(min=1, help="With --controls: draw each random control so many times, from SEED upwards.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the random criterion and the random controls.")] = 0,
     include_ineligible: Annotated[
         bool, typer.Option("--include-ineligible", help="Let embeddings, heads, routers, norms and biases be chosen.")
@@ -72,7 +76,7 @@ def plan(
         include_ineligible=include_ineligible,
     )
     chosen = planning.select(measured, rule)
-    rivals = planning.controls(chosen, measured, [seed]) if controls else []
+    rivals = planning.controls(chosen, measured, range(seed, seed + draws)) if controls else []
     files = name_files(output or Path(f"{chosen.name}.plan.yaml"), chosen, rivals)
     write_all(files, force=force)
     if as_json:

@@ -17,6 +17,7 @@ from typing import Final
 
 from oblong.errors import SelectionError
 from oblong.planning.criteria import find_criterion
+from oblong.planning.spectral_criteria import check_spectrum
 from oblong.records import HEAD_ROLES, Measures, Rule, Scan, Status, Unit
 
 # Nothing sensible can train here, whatever the rule says: no storage of its own, no weights, or not to be touched.
@@ -126,12 +127,14 @@ def collect_pool(scan: Scan, rule: Rule) -> Pool:
     """Gather the tensors that `rule` may choose.
 
     Raises:
-        SelectionError: there are none.
+        SelectionError: there are none, or the criterion needs singular values that the Scan does not hold.
     """
+    if find_criterion(rule.criterion).needs_spectrum:
+        check_spectrum(scan, rule.criterion)
     admitted = [
         tensor for tensor in _gather_tensors(scan) if tensor.trainable and (tensor.eligible or rule.include_ineligible)
     ]
-    valued = [(tensor, _compute_value(tensor, rule)) for tensor in admitted]
+    valued = [(tensor, _compute_value(scan, tensor, rule)) for tensor in admitted]
     candidates = [Candidate(tensor.name, tensor.units, value) for tensor, value in valued if value is not None]
     notes = _explain_omissions(scan, rule, [tensor for tensor, value in valued if value is None])
     if not candidates:
@@ -162,9 +165,9 @@ def _gather_tensors(scan: Scan) -> list[Tensor]:
     ]
 
 
-def _compute_value(tensor: Tensor, rule: Rule) -> float | None:
+def _compute_value(scan: Scan, tensor: Tensor, rule: Rule) -> float | None:
     compute = find_criterion(rule.criterion).compute
-    return median_or_none([compute(unit, rule.seed) for unit in tensor.parts])
+    return median_or_none([compute(scan, unit, rule.seed) for unit in tensor.parts])
 
 
 def _explain_omissions(scan: Scan, rule: Rule, valueless: Sequence[Tensor]) -> tuple[str, ...]:

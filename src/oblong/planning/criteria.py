@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from oblong.errors import SelectionError
-from oblong.records import Measures, Unit
+from oblong.planning.spectral_criteria import compute_alpha, compute_snr, compute_snr_sqrt_n, read_spectral
+from oblong.records import Measures, Scan, Unit
 
 DRAW_BYTES: Final = 8
 
@@ -19,13 +20,15 @@ class Criterion:
 
     Attributes:
         summary: one line for help texts and error messages.
-        compute: value of a unit, given the rule's seed; null where the unit has none and so cannot be ranked.
+        compute: value of a unit of a Scan, given the rule's seed; null where the unit has none and so cannot be ranked.
         needs_resolved: whether storage rounding can decide the value, so that unresolved units deserve a remark.
+        needs_spectrum: whether the Scan must hold every singular value.
     """
 
     summary: str
-    compute: Callable[[Unit, int], float | None]
+    compute: Callable[[Scan, Unit, int], float | None]
     needs_resolved: bool = False
+    needs_spectrum: bool = False
 
 
 def find_criterion(name: str) -> Criterion:
@@ -56,16 +59,16 @@ def compute_draw(name: str, seed: int, purpose: str = "random") -> float:
     return (int.from_bytes(state[:DRAW_BYTES], "big") >> 11) / (1 << 53)
 
 
-def _measured(read: Callable[[Measures], float]) -> Callable[[Unit, int], float | None]:
+def _measured(read: Callable[[Measures], float]) -> Callable[[Scan, Unit, int], float | None]:
     """A criterion that is a field of the measures; units without measures have no value."""
-    return lambda unit, seed: None if unit.measures is None else read(unit.measures)
+    return lambda scan, unit, seed: None if unit.measures is None else read(unit.measures)
 
 
-def _read_depth(unit: Unit, seed: int) -> float | None:
+def _read_depth(scan: Scan, unit: Unit, seed: int) -> float | None:
     return None if unit.layer is None else float(unit.layer)
 
 
-def _read_draw(unit: Unit, seed: int) -> float | None:
+def _read_draw(scan: Scan, unit: Unit, seed: int) -> float | None:
     return compute_draw(unit.tensor, seed)
 
 
@@ -91,6 +94,21 @@ CRITERIA: Final[Mapping[str, Criterion]] = {
     "stable_rank": Criterion(
         summary="||W||_F^2 / s_1^2; high means round, and storage rounding hardly changes it",
         compute=_measured(lambda measures: measures.stable_rank),
+    ),
+    "snr": Criterion(
+        summary="Spectrum's signal-to-noise ratio as its code has it; Spectrum trains the highest within each role",
+        compute=read_spectral(compute_snr),
+        needs_spectrum=True,
+    ),
+    "snr_sqrt_n": Criterion(
+        summary="the same ratio above the Marchenko-Pastur edge, with the sqrt(n) that Spectrum's threshold lacks",
+        compute=read_spectral(compute_snr_sqrt_n),
+        needs_spectrum=True,
+    ),
+    "alpha": Criterion(
+        summary="WeightWatcher's power-law exponent of the eigenvalue tail; high means under-trained",
+        compute=read_spectral(compute_alpha),
+        needs_spectrum=True,
     ),
     "depth": Criterion(
         summary="index of the layer; tensors outside the layers are not ranked",

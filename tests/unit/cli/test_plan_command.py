@@ -35,6 +35,13 @@ def test_controls_lie_beside_the_plan(scan_file: Path) -> None:
     assert {Plan.read(Path(name)).totals.num_parameters for name in names} == {10_727_424}
 
 
+def test_random_controls_can_be_drawn_several_times(scan_file: Path) -> None:
+    assert run(["plan", str(scan_file), "--budget", "8%", "--controls", "--draws", "3", "-o", "p.yaml"]) == 0
+    drawn = [Plan.read(Path(f"p.random-role-shape-s{seed}.yaml")) for seed in range(3)]
+    assert len({plan.tensor_names for plan in drawn}) == 3
+    assert len(list(Path.cwd().glob("*.yaml"))) == 2 + 2 * 3
+
+
 def test_the_default_output_is_named_after_the_rule(scan_file: Path) -> None:
     assert run(["plan", str(scan_file), "--budget", "10", "--within", "role", "--order", "highest"]) == 0
     assert Plan.read(Path("kappa-highest-within-role.plan.yaml")).totals.num_tensors == 10

@@ -6,13 +6,16 @@ from oblong.errors import SelectionError
 from oblong.planning import CRITERIA, find_criterion
 from oblong.planning.criteria import compute_draw
 from oblong.records import Status
-from tests.report_builders import make_unit
+from tests.report_builders import make_scan, make_unit
+
+MEASURED = [name for name, criterion in CRITERIA.items() if not criterion.needs_spectrum]
 
 
 def test_reads_the_measures_of_a_unit() -> None:
     unit = make_unit("w", shape=(10, 20), kappa=40.0, null_kappa=10.0, layer=3)
     assert unit.measures is not None
-    values = {name: criterion.compute(unit, 0) for name, criterion in CRITERIA.items()}
+    scan = make_scan([unit])
+    values = {name: CRITERIA[name].compute(scan, unit, 0) for name in MEASURED}
     assert values["kappa"] == 40.0
     assert values["kappa_excess"] == unit.measures.kappa_excess
     assert values["entropy_gap"] == unit.measures.entropy_gap
@@ -23,7 +26,8 @@ def test_reads_the_measures_of_a_unit() -> None:
 
 def test_has_no_value_where_nothing_was_measured() -> None:
     vector = make_unit("norm", role="norm", layer=None, shape=(20,), kappa=None, status=Status.VECTOR)
-    missing = [name for name, criterion in CRITERIA.items() if criterion.compute(vector, 0) is None]
+    scan = make_scan([vector])
+    missing = [name for name, criterion in CRITERIA.items() if criterion.compute(scan, vector, 0) is None]
     assert missing == [name for name in CRITERIA if name != "random"]
 
 
