@@ -13,7 +13,8 @@ Tokens of one document stand or fall together, so documents are resampled, not t
 
 An interaction of documents and seeds is counted in both variances, so the interval errs on the wide side. Percentile
 intervals are not used: with few documents or seeds they are far too short, since no resample lies outside the data
-(design/030-intervals.md has the simulation).
+(design/030-intervals.md has the simulation). The p-value of a difference is that of the same t: it is below
+1 - confidence exactly where the interval excludes zero.
 
 Source: Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69(4); Miller
 2024, arXiv:2411.00640 (clustering by document, pairing).
@@ -22,12 +23,12 @@ Source: Hesterberg 2015, "What teachers should know about the bootstrap", The Am
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from oblong.errors import DataError
 from oblong.records import DocumentScore, Interval
@@ -60,15 +61,15 @@ def bootstrap_difference(
         confidence: of the interval, between 0 and 1.
 
     Returns:
-        The difference as `mean`, and its interval.
+        The difference as `mean`, its interval, and the two-sided p-value of no difference.
 
     Raises:
         DataError: fewer than two documents, or evaluations that do not cover the same documents cut in the same way.
     """
     arms = _align(before, len(after))
-    _check_pairing(after, arms)
-    nll_SD = _collect_nll(after) - _collect_nll(arms)
-    return _bootstrap(nll_SD, _collect_tokens(after[0]), seed, num_resamples, confidence)
+    check_pairing(after, arms)
+    nll_SD = collect_nll(after) - collect_nll(arms)
+    return _bootstrap(nll_SD, collect_tokens(after[0]), seed, num_resamples, confidence, is_difference=True)
 
 
 def bootstrap_loss(
@@ -85,7 +86,7 @@ def bootstrap_loss(
     Raises:
         DataError: fewer than two documents.
     """
-    return _bootstrap(_collect_nll([documents]), _collect_tokens(documents), seed, num_resamples, confidence)
+    return _bootstrap(collect_nll([documents]), collect_tokens(documents), seed, num_resamples, confidence)
 
 
 def bootstrap_ratio(
@@ -114,21 +115,57 @@ def bootstrap_ratio(
     return _bootstrap(np.asarray([totals], dtype=np.float64), sizes_D, seed, num_resamples, confidence)
 
 
-def _bootstrap(nll_SD: Array, tokens_D: Array, seed: int, num_resamples: int, confidence: float) -> Interval:
+def _bootstrap(
+    nll_SD: Array,
+    tokens_D: Array,
+    seed: int,
+    num_resamples: int,
+    confidence: float,
+    *,
+    is_difference: bool = False,
+) -> Interval:
     if len(tokens_D) < 2:
         raise DataError(
             "an interval needs at least two documents, since documents are what is resampled: split the text into"
             " several (a folder of files, or one JSON Lines object per passage)"
         )
-    estimate = float(nll_SD.sum(axis=1).mean() / tokens_D.sum())
     resamples = _resample(nll_SD.mean(axis=0), tokens_D, np.random.default_rng(seed), num_resamples)
-    margin = _compute_margin(_list_variances(nll_SD, tokens_D, resamples), confidence)
+    interval = make_interval(
+        float(nll_SD.sum(axis=1).mean() / tokens_D.sum()),
+        _list_variances(nll_SD, tokens_D, resamples),
+        num_resamples=num_resamples,
+        confidence=confidence,
+    )
+    return interval if is_difference else interval.model_copy(update={"p_value": None})
+
+
+def make_interval(
+    estimate: float, variances: Sequence[tuple[float, int]], *, num_resamples: int, confidence: float
+) -> Interval:
+    """A t interval and the two-sided p-value of the estimate being zero.
+
+    interval = estimate +- t sqrt(V),  p = P(|T| >= |estimate| / sqrt(V)),  V = sum of the variances
+
+    Args:
+        estimate: whose interval it is.
+        variances: each with its degrees of freedom, which Satterthwaite's formula combines.
+        num_resamples: that the variances rest on, for the record.
+        confidence: of the interval, between 0 and 1.
+    """
+    total = sum(variance for variance, _ in variances)
+    margin, p_value = 0.0, float(estimate == 0)
+    if total > 0:
+        # Shares first: squares of small variances would underflow.
+        freedom = 1 / sum((variance / total) ** 2 / degrees for variance, degrees in variances)
+        margin = -float(stdtrit(freedom, (1 - confidence) / 2)) * math.sqrt(total)
+        p_value = 2 * float(stdtr(freedom, -abs(estimate) / math.sqrt(total)))
     return Interval(
         mean=estimate,
         low=estimate - margin,
         high=estimate + margin,
         confidence=confidence,
         num_resamples=num_resamples,
+        p_value=p_value,
     )
 
 
@@ -142,27 +179,21 @@ def _list_variances(nll_SD: Array, tokens_D: Array, resamples: Array) -> list[tu
     return variances
 
 
-def _compute_margin(variances: Sequence[tuple[float, int]], confidence: float) -> float:
-    """Half the interval: Student's t times the standard error, on Satterthwaite's degrees of freedom."""
-    total = sum(variance for variance, _ in variances)
-    if total == 0:
-        return 0.0
-    # Shares first: squares of small variances would underflow.
-    freedom = 1 / sum((variance / total) ** 2 / degrees for variance, degrees in variances)
-    return -float(stdtrit(freedom, (1 - confidence) / 2)) * math.sqrt(total)
-
-
 def _resample(nll_D: Array, tokens_D: Array, generator: np.random.Generator, num_resamples: int) -> Array:
-    """The ratio estimate of every resample, in blocks that bound memory whatever the number of documents."""
-    num_documents = len(tokens_D)
-    block = max(1, BLOCK_ELEMENTS // num_documents)
-    even = np.full(num_documents, 1 / num_documents)
+    """The ratio estimate of every resample."""
     ratios = []
-    for start in range(0, num_resamples, block):
-        counts_BD = generator.multinomial(num_documents, even, size=min(block, num_resamples - start))
+    for counts_BD in iter_counts(len(tokens_D), generator, num_resamples):
         tokens_B = counts_BD @ tokens_D
         ratios.append((counts_BD @ nll_D)[tokens_B > 0] / tokens_B[tokens_B > 0])
     return np.concatenate(ratios)
+
+
+def iter_counts(num_documents: int, generator: np.random.Generator, num_resamples: int) -> Iterator[NDArray[np.int64]]:
+    """How often each document occurs in each resample, in blocks that bound memory whatever the number of documents."""
+    block = max(1, BLOCK_ELEMENTS // num_documents)
+    even = np.full(num_documents, 1 / num_documents)
+    for start in range(0, num_resamples, block):
+        yield generator.multinomial(num_documents, even, size=min(block, num_resamples - start))
 
 
 def _align(before: PerSeed | Sequence[DocumentScore], num_seeds: int) -> PerSeed:
@@ -172,7 +203,12 @@ def _align(before: PerSeed | Sequence[DocumentScore], num_seeds: int) -> PerSeed
     return cast("PerSeed", before)
 
 
-def _check_pairing(after: PerSeed, before: PerSeed) -> None:
+def check_pairing(after: PerSeed, before: PerSeed) -> None:
+    """Refuse sides with other seeds, other documents, or documents cut in another way.
+
+    Raises:
+        DataError: naming the first that differs.
+    """
     if not after or len(after) != len(before):
         raise DataError(f"cannot pair {len(after)} runs with {len(before)}: both sides need the same seeds")
     expected = [document.num_tokens for document in after[0]]
@@ -189,9 +225,11 @@ def _check_pairing(after: PerSeed, before: PerSeed) -> None:
             )
 
 
-def _collect_nll(scores: PerSeed) -> Array:
+def collect_nll(scores: PerSeed) -> Array:
+    """Total negative log-likelihoods, `S x D`, nats."""
     return np.array([[document.nll for document in documents] for documents in scores], dtype=np.float64)
 
 
-def _collect_tokens(documents: Sequence[DocumentScore]) -> Array:
+def collect_tokens(documents: Sequence[DocumentScore]) -> Array:
+    """Predicted tokens, `D`."""
     return np.array([document.num_tokens for document in documents], dtype=np.float64)

@@ -25,6 +25,9 @@ class Interval(Part):
     high: float
     confidence: float = 0.95
     num_resamples: int
+    p_value: float | None = Field(
+        default=None, ge=0, le=1, description="of a difference: two-sided, of its being zero; not adjusted"
+    )
 
     @property
     def excludes_zero(self) -> bool:
@@ -51,6 +54,12 @@ class Change(Part):
     difference: Interval = Field(description="after - before, paired over documents, clustered by document")
     against_control: Interval | None = Field(
         default=None, description="this arm's after - the control's after, paired over documents and seeds"
+    )
+    adjusted_p_value: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of against_control, by Holm over the arms on this corpus: below 0.05 is significant",
     )
 
 
