@@ -10,10 +10,12 @@ from typing import Final
 from oblong.records import Change, Comparison, Interval
 from oblong.reporting.comparison_tables import SEEDS_THAT_SHOW_VARIATION, CostRow, cost_rows, num_seeds
 from oblong.reporting.formats import format_interval, format_parameters
+from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
     UNTOLD,
     Direction,
     changes_on,
+    decide,
     gaps_of,
     general_corpora,
     join_names,
@@ -31,6 +33,7 @@ class Topic(StrEnum):
     LEARNED = "What was learned"
     KEPT = "What became of the rest"
     CONTROL = "Against the control"
+    SIGNIFICANCE = "What is significant"
     FAIRNESS = "Is the comparison fair?"
     LIMITS = "What this cannot say"
 
@@ -53,7 +56,8 @@ class Reading:
     @property
     def brief(self) -> tuple[str, ...]:
         """The headline with what qualifies it, for a terminal."""
-        return (*self.headline, *self.about(Topic.FAIRNESS), *self.about(Topic.LIMITS))
+        topics = (Topic.SIGNIFICANCE, Topic.FAIRNESS, Topic.LIMITS)
+        return (*self.headline, *(text for topic in topics for text in self.about(topic)))
 
     def about(self, topic: Topic) -> tuple[str, ...]:
         """The texts on one topic."""
@@ -66,6 +70,7 @@ def read_comparison(comparison: Comparison) -> Reading:
         *(_statement(Topic.LEARNED, describe_changes(comparison, corpus)) for corpus in new_domains(comparison)),
         *(_statement(Topic.KEPT, describe_changes(comparison, corpus)) for corpus in general_corpora(comparison)),
         *(_statement(Topic.CONTROL, text) for text in describe_rivals(comparison)),
+        *(_statement(Topic.SIGNIFICANCE, text) for text in describe_significance(comparison)),
         *(_statement(Topic.FAIRNESS, text) for text in describe_fairness(comparison)),
         *(_statement(Topic.LIMITS, text) for text in describe_limits(comparison)),
     ]
@@ -125,18 +130,20 @@ def _describe_rival(comparison: Comparison, arm: str) -> str:
     compared = gaps_of(comparison, arm)
     if not compared:
         return f"{arm}: no comparison with the control ({comparison.control}) is recorded."
-    details = "; ".join(_describe_difference(comparison, change.corpus, gap) for change, gap in compared)
+    details = "; ".join(_describe_difference(comparison, change, gap) for change, gap in compared)
     return f"{arm} minus {comparison.control}, nats per token: {details}. Taken together: {verdict(comparison, arm)}."
 
 
-def _describe_difference(comparison: Comparison, corpus: str, gap: Interval) -> str:
+def _describe_difference(comparison: Comparison, change: Change, gap: Interval) -> str:
     meaning = {
         Direction.LOWER: "a lower loss",
         Direction.HIGHER: "a higher loss",
-        Direction.UNDECIDED: f"not distinguishable from zero with {_documents(comparison, corpus)} and "
+        Direction.UNDECIDED: f"not distinguishable from zero with {_documents(comparison, change.corpus)} and "
         f"{_seeds(comparison)}",
     }
-    return f"on {corpus} {format_interval(gap)}, {meaning[Direction.of(gap)]}"
+    alone = Direction.of(gap)
+    rest = "" if decide(change) is alone else " taken by itself, not significant among so many arms"
+    return f"on {change.corpus} {format_interval(gap)}, {meaning[alone]}{rest}"
 
 
 # --- fairness and limits ------------------------------------------------------------------------------------------
@@ -205,7 +212,7 @@ def _describe_seeds(comparison: Comparison) -> str:
 
 def _describe_chance(comparison: Comparison) -> str:
     gaps = [change.against_control for change in comparison.changes if change.against_control is not None]
-    if len(gaps) < 2:
+    if len(gaps) < 2 or any(change.adjusted_p_value is not None for change in comparison.changes):
         return ""
     expected = sum(1 - gap.confidence for gap in gaps)
     return (

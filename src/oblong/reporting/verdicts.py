@@ -1,7 +1,8 @@
 """What the intervals of a Comparison decide: the direction of each change, and an arm's verdict against the control.
 
 The rules are few and the same for every arm. An interval below zero is a decrease of loss, one above zero an increase,
-and one that holds zero is *undecided*, which is never called equal. Two arms that start from the same base differ in
+and one that holds zero is *undecided*, which is never called equal. Against the control there are as many questions as
+arms; where the record has p-values adjusted for that, they decide. Two arms that start from the same base differ in
 what they learned or kept exactly as their final losses differ, so only those differences are put into words.
 """
 
@@ -29,6 +30,22 @@ class Direction(StrEnum):
         if not interval.excludes_zero:
             return cls.UNDECIDED
         return cls.LOWER if interval.high < 0 else cls.HIGHER
+
+
+def decide(change: Change) -> Direction:
+    """Read an arm's difference to the control: decided only if it is significant after the correction for all arms."""
+    gap = change.against_control
+    if gap is None or not is_significant(change):
+        return Direction.UNDECIDED
+    return Direction.of(gap)
+
+
+def is_significant(change: Change) -> bool:
+    """Whether the difference to the control stands: by the adjusted p-value, in older records by the interval."""
+    gap = change.against_control
+    if gap is None or change.adjusted_p_value is None:
+        return gap is not None and gap.excludes_zero
+    return change.adjusted_p_value < 1 - gap.confidence
 
 
 def verdict(comparison: Comparison, arm: str) -> str:
@@ -59,8 +76,8 @@ def _clauses(verb: str, directions: Mapping[str, Direction]) -> list[str]:
 
 def _differences(comparison: Comparison, arm: str, *, new_domain: bool) -> dict[str, Direction]:
     return {
-        change.corpus: Direction.of(gap)
-        for change, gap in gaps_of(comparison, arm)
+        change.corpus: decide(change)
+        for change, _ in gaps_of(comparison, arm)
         if comparison.base.corpora[change.corpus].new_domain is new_domain
     }
 

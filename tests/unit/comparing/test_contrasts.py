@@ -21,10 +21,14 @@ def test_changes_are_after_minus_before_and_after_minus_control() -> None:
         assert change.difference.mean == pytest.approx(change.after - change.before)
         if arm == comparison.control:
             assert change.against_control is None
+            assert change.adjusted_p_value is None
         else:
             control = by_key[comparison.control, corpus]
             assert change.against_control is not None
             assert change.against_control.mean == pytest.approx(change.after - control.after)
+            assert change.against_control.p_value is not None
+            assert change.adjusted_p_value is not None
+            assert change.adjusted_p_value >= change.against_control.p_value
 
 
 def test_seeds_are_paired_whatever_the_order_of_the_runs() -> None:

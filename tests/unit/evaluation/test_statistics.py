@@ -143,3 +143,17 @@ def test_what_cannot_be_paired_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         bootstrap_difference(after, before)
+
+
+def test_the_p_value_is_students_and_agrees_with_the_interval() -> None:
+    changes = [1.0, 4.0, -2.0, 8.0, -5.0, 7.0]
+    interval = bootstrap_difference([scores([50 + change for change in changes])], scores([50.0] * 6))
+    expected = stats.ttest_1samp(changes, 0).pvalue
+    assert interval.p_value == pytest.approx(expected, rel=INTERVAL_AGAINST_FORMULA)
+    at_the_edge = bootstrap_difference(
+        [scores([50 + change for change in changes])], scores([50.0] * 6), confidence=1 - interval.p_value
+    )
+    assert min(abs(at_the_edge.low), abs(at_the_edge.high)) < 1e-9
+    same = bootstrap_difference([scores([1.0, 2.0])], scores([1.0, 2.0]))
+    assert same.p_value == 1.0
+    assert bootstrap_loss(scores([1.0, 2.0])).p_value is None

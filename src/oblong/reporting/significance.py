@@ -1,0 +1,61 @@
+"""Which differences to the control are significant and which are not, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from oblong.records import Change, Comparison
+from oblong.reporting.verdicts import changes_on, general_corpora, is_significant, join_names, new_domains
+
+SMALLEST_SHOWN: Final = 1e-4  # the t approximation is not good to smaller p-values
+
+
+def describe_significance(comparison: Comparison) -> tuple[str, ...]:
+    """One or two sentences for each corpus on which arms are compared with the control; none in older records.
+
+    A difference is significant if its p-value, adjusted by Holm over the arms on that corpus, is below one minus the
+    confidence of the intervals. What is not significant is said not to be, and not called equal.
+    """
+    corpora = (*new_domains(comparison), *general_corpora(comparison))
+    tested = {corpus: _tested(changes_on(comparison, corpus)) for corpus in corpora}
+    return tuple(_describe_corpus(comparison.control, corpus, changes) for corpus, changes in tested.items() if changes)
+
+
+def format_p_value(p_value: float) -> str:
+    """`p = 0.031`, `p < 0.0001`."""
+    if p_value < SMALLEST_SHOWN:
+        return f"p < {SMALLEST_SHOWN:.4f}"
+    return f"p = {p_value:.2g}" if p_value < 0.995 else "p = 1"
+
+
+def _tested(changes: Sequence[Change]) -> list[Change]:
+    return [change for change in changes if change.against_control and change.adjusted_p_value is not None]
+
+
+def _describe_corpus(control: str, corpus: str, changes: Sequence[Change]) -> str:
+    significant = [change for change in changes if is_significant(change)]
+    others = [change for change in changes if not is_significant(change)]
+    sentences = []
+    if significant:
+        verb = "differs" if len(significant) == 1 else "differ"
+        sentences.append(f"On {corpus} {_list(significant)} {verb} significantly from {control}.")
+    if others:
+        sentences.append(
+            f"On {corpus} no significant difference from {control} is found for {_list(others)}, which does not show "
+            f"that {'it is' if len(others) == 1 else 'they are'} equal."
+        )
+    if len(changes) > 1:
+        sentences.append(f"These p-values are adjusted for {len(changes)} arms (Holm).")
+    return " ".join(sentences)
+
+
+def _list(changes: Sequence[Change]) -> str:
+    return join_names(_describe(change) for change in changes)
+
+
+def _describe(change: Change) -> str:
+    gap, p_value = change.against_control, change.adjusted_p_value
+    assert gap is not None
+    assert p_value is not None
+    return f"{change.arm} ({gap.mean:+.4f} nats per token, {format_p_value(p_value)})"
