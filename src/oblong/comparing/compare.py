@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from oblong.comparing.runner import OnPoll, default_num_workers, default_threads
 from oblong.corpora import read_documents
 from oblong.errors import DataError
 from oblong.planning import plan as make_plan
+from oblong.planning import random_matching_parameters, random_matching_role_and_shape
 from oblong.records import ArmRun, Comparison, Plan, Provenance, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
@@ -22,6 +23,10 @@ from oblong.tuning.recipe import TuneRecipe
 SCAN_FILE: Final = "scan.jsonl"
 COMPARISON_FILE: Final = "comparison.json"
 MIN_DOCUMENTS: Final = 2
+DRAW_MATCHING: Final[Mapping[str, Callable[[Plan, Scan, int], Plan]]] = {
+    "role_and_shape": random_matching_role_and_shape,
+    "parameters": random_matching_parameters,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,10 @@ def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
     rule = recipe.arms[arm]
     if rule.plan is not None:
         return Plan.read(Path(rule.plan))
+    if rule.matches is not None:
+        draw = DRAW_MATCHING[rule.match]
+        drawn = draw(plan_arm(scan, recipe, rule.matches, seed), scan, seed if rule.redraw else recipe.seeds[0])
+        return drawn.model_copy(update={"name": arm})
     return make_plan(
         scan,
         name=arm,

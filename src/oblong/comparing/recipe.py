@@ -15,9 +15,15 @@ from oblong.tuning.recipe import TuneRecipe
 
 
 class ArmRule(Part):
-    """How one arm chooses its tensors: a rule for `oblong plan`, or a finished Plan file."""
+    """How one arm chooses its tensors: a rule for `oblong plan`, a random control of another arm, or a Plan file."""
 
     plan: str | None = Field(default=None, description="a Plan file; nothing else of the arm may then be given")
+    matches: str | None = Field(
+        default=None, description="draw at random what matches this other arm; the rule below is then not used"
+    )
+    match: Literal["role_and_shape", "parameters"] = Field(
+        default="role_and_shape", description="with `matches`: as many tensors of each role and shape, or parameters"
+    )
     criterion: str = "kappa"
     order: Literal["lowest", "highest"] = "lowest"
     within: Literal["model", "role", "shape"] = "model"
@@ -63,6 +69,9 @@ class CompareRecipe(Part):
             raise ValueError(f"train: {', '.join(taken)} is given by the comparison itself, leave it out")
         if self.control not in self.arms:
             raise ValueError(f"control: {self.control!r} is none of the arms {', '.join(self.arms)}")
+        for name, rule in self.arms.items():
+            if rule.matches is not None and (rule.matches not in self.arms or self.arms[rule.matches].matches):
+                raise ValueError(f"arms.{name}.matches: {rule.matches!r} is no arm that chooses by a rule or a plan")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: the same seed is given twice")
         if not any(corpus.new_domain for corpus in self.evaluate.values()):

@@ -18,46 +18,18 @@ sweep the learning rate alike for all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from oblong.errors import DataError
 from oblong.evaluation.curves import Array, Changes, Curve, Texts, collect_changes
+from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.statistics import MIN_SEEDS_TO_COUNT, iter_counts, make_interval
-from oblong.records import Interval
+from oblong.records import AtGain, Reach
 
-NUM_RESAMPLES = 2_000  # each interpolates every curve; the variance is then known to 3 %
-
-
-class Reach(StrEnum):
-    """Whether a gain was reached."""
-
-    REACHED = "reached"
-    UNSURE = "unsure"
-    NOT_REACHED = "not reached"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AtGain:
-    """Forgetting at a gain.
-
-    Attributes:
-        gain: nats per token.
-        reach: whether there is an answer.
-        share_reached: share of the resamples that reach the gain, 0 to 1.
-        forgetting: change of loss on general text, nats per token, or the difference of two arms in it; null unless
-            reached.
-        settings: the curve that stands for each arm; empty unless reached.
-    """
-
-    gain: float
-    reach: Reach
-    share_reached: float
-    forgetting: Interval | None = None
-    settings: tuple[str, ...] = ()
+NUM_RESAMPLES: Final = 2_000  # each interpolates every curve; the variance is then known to 3 %
 
 
 def measure_at_gain(
@@ -116,6 +88,41 @@ def compare_at_gain(
     if num_seeds[0] != num_seeds[1]:
         raise DataError(f"cannot pair {num_seeds[0]} runs with {num_seeds[1]}: both arms need the same seeds")
     return _conclude(sides, gain, seed, num_resamples, confidence)
+
+
+def compare_all_at_gain(
+    arms: Mapping[str, Sequence[Curve]],
+    base: Texts,
+    *,
+    control: str,
+    gain: float,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, AtGain]:
+    """Every arm against the control at one gain, with p-values adjusted by Holm over the arms that have one.
+
+    Args:
+        arms: curves by arm, the control's among them; all with the same seeds in the same order.
+        base: scores of the base, with one seed.
+        control: name of the control.
+        gain: nats per token; see `find_common_gain`.
+        seed: of the resampling.
+        num_resamples: bootstrap resamples.
+
+    Raises:
+        DataError: see `compare_at_gain`.
+    """
+    found = {
+        name: compare_at_gain(curves, arms[control], base, gain=gain, seed=seed, num_resamples=num_resamples)
+        for name, curves in arms.items()
+        if name != control
+    }
+    p_values = {name: at.forgetting.p_value for name, at in found.items() if at.forgetting is not None}
+    adjusted = adjust_holm([p_value for p_value in p_values.values() if p_value is not None])
+    return found | {
+        name: found[name].model_copy(update={"adjusted_p_value": p_value})
+        for name, p_value in zip(p_values, adjusted, strict=True)
+    }
 
 
 Sides = Sequence[tuple[int, Sequence[Changes]]]

@@ -84,7 +84,7 @@ def score_corpus(
         for piece in cut_windows(index, len(document.tokens), window=window, stride=stride)
     ]
     sums = [_Sums() for _ in encoded]
-    with _scoring(model), _scoring(base_model):
+    with scoring(model), scoring(base_model):
         done = 0
         for batch in batch_windows(windows, batch_size):
             _score_batch(model, base_model, encoded, batch, sums)
@@ -117,7 +117,7 @@ def _score_batch(
         kept = slice(window.first_position - first, window.num_inputs - first)
         targets = torch.tensor(documents[window.document].tokens[window.first_target : window.end])
         base = None if base_BKV is None else base_BKV[row, kept]
-        nll, kl = _score_positions(logits_BKV[row, kept], targets.to(logits_BKV.device), base)
+        nll, kl = score_positions(logits_BKV[row, kept], targets.to(logits_BKV.device), base)
         sums[window.document].nll += nll
         sums[window.document].kl += kl
 
@@ -145,7 +145,7 @@ def _forward(
     return logits[:, -(longest - first) :]
 
 
-def _score_positions(logits_KV: Tensor, targets_K: Tensor, base_KV: Tensor | None) -> tuple[float, float]:
+def score_positions(logits_KV: Tensor, targets_K: Tensor, base_KV: Tensor | None) -> tuple[float, float]:
     """Sums of negative log-likelihood and KL(base || model) over positions, nats, slice by slice."""
     rows = max(1, SLICE_ELEMENTS // logits_KV.shape[-1])
     nll = kl = 0.0
@@ -193,7 +193,7 @@ def _check_context(model: PreTrainedModel, window: int) -> None:
 
 
 @contextmanager
-def _scoring(model: PreTrainedModel | None) -> Iterator[None]:
+def scoring(model: PreTrainedModel | None) -> Iterator[None]:
     """Evaluation mode without gradients; the mode is restored."""
     was_training = model is not None and model.training
     if model is not None:

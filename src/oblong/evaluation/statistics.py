@@ -89,6 +89,27 @@ def bootstrap_loss(
     return _bootstrap(collect_nll([documents]), collect_tokens(documents), seed, num_resamples, confidence)
 
 
+def bootstrap_divergence(
+    documents: Sequence[DocumentScore], *, seed: int = 0, num_resamples: int = 10_000, confidence: float = 0.95
+) -> Interval:
+    """KL(base || model) of one evaluation, nats per token, with its interval over documents or prompts.
+
+    Args:
+        documents: `D` scores that have a KL, from `score_corpus` with a base or from `score_prompts`.
+        seed: of the resampling.
+        num_resamples: bootstrap resamples.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        DataError: fewer than two documents, or one without KL.
+    """
+    totals = [document.kl for document in documents if document.kl is not None]
+    if len(totals) < len(documents):
+        raise DataError("these documents were scored without a base: evaluate again with one to measure KL")
+    kl_1D = np.array([totals], dtype=np.float64)
+    return _bootstrap(kl_1D, collect_tokens(documents), seed, num_resamples, confidence)
+
+
 def bootstrap_ratio(
     totals: Sequence[float],
     sizes: Sequence[float],

@@ -1,7 +1,7 @@
 """Records: the frozen, versioned files through which the stages meet. No torch here."""
 
 from oblong.records.base import Part, Provenance, Record
-from oblong.records.comparison import ArmRun, Change, Comparison, Interval
+from oblong.records.comparison import ArmRun, AtGain, Change, Comparison, Interval, Reach
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
@@ -53,6 +53,7 @@ __all__ = [
     "AlignmentProbe",
     "ArmInfo",
     "ArmRun",
+    "AtGain",
     "BestCheckpoint",
     "Budget",
     "Change",
@@ -77,6 +78,7 @@ __all__ = [
     "Plan",
     "PlannedTensor",
     "Provenance",
+    "Reach",
     "Record",
     "Rule",
     "Run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
@@ -61,6 +62,25 @@ class Change(Part):
         le=1,
         description="of against_control, by Holm over the arms on this corpus: below 0.05 is significant",
     )
+
+
+class Reach(StrEnum):
+    """Whether an arm's curves reach a gain."""
+
+    REACHED = "reached"
+    UNSURE = "unsure"
+    NOT_REACHED = "not_reached"
+
+
+class AtGain(Part):
+    """Forgetting at a matched gain: of an arm, or of an arm minus the control; nats per token, positive = worse."""
+
+    gain: float = Field(gt=0, description="fall of the loss on the new domain, nats per token")
+    reach: Reach = Field(description="`unsure`: too close to the end of a curve for an interval")
+    share_reached: float = Field(ge=0, le=1, description="share of the resamples that reach the gain")
+    forgetting: Interval | None = Field(default=None, description="null unless reached")
+    adjusted_p_value: float | None = Field(default=None, ge=0, le=1, description="of a difference, by Holm over arms")
+    settings: tuple[str, ...] = Field(default=(), description="the curve (learning rate) that stands for each arm")
 
 
 class Comparison(Record):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from oblong.errors import DataError
 from oblong.evaluation.curves import Curve, Texts, find_common_gain, list_points
-from oblong.evaluation.matched_gain import Reach, compare_at_gain, measure_at_gain
-from oblong.records import DocumentScore
+from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, measure_at_gain
+from oblong.evaluation.multiplicity import adjust_holm
+from oblong.records import DocumentScore, Reach
 
+Array = NDArray[np.float64]
 TOKENS = 10
 LEVEL = 3.0  # loss of the base, nats per token
 
 
-def score(losses: np.ndarray) -> list[DocumentScore]:
+def score(losses: Array) -> list[DocumentScore]:
     return [DocumentScore(nll=float(loss) * TOKENS, num_tokens=TOKENS, num_bytes=1) for loss in losses]
 
 
@@ -23,7 +26,7 @@ def make_base(num_learned: int = 6, num_kept: int = 6) -> Texts:
     return Texts(learned=[score(np.full(num_learned, LEVEL))], kept=[score(np.full(num_kept, LEVEL))])
 
 
-def make_point(gains: np.ndarray | float, forgettings: np.ndarray | float, num_documents: int = 6) -> Texts:
+def make_point(gains: Array | float, forgettings: Array | float, num_documents: int = 6) -> Texts:
     """A state whose documents have these gains and forgettings, `S x D` or the same everywhere."""
     num_seeds = max(len(np.atleast_2d(values)) for values in (gains, forgettings))
     gains_SD, forgettings_SE = (np.broadcast_to(values, (num_seeds, num_documents)) for values in (gains, forgettings))
@@ -105,6 +108,21 @@ def test_seeds_that_move_along_the_curve_do_not_count_as_spread() -> None:
     # Half-way from the base, each seed stands at a quarter of its gain: 0.075, 0.1, 0.125.
     margin = float(stats.t.ppf(0.975, 2)) * 0.025 / np.sqrt(3)
     assert (across.forgetting.high - across.forgetting.low) / 2 == pytest.approx(margin, rel=1e-6)
+
+
+def test_p_values_are_adjusted_over_the_arms_that_reach_the_gain() -> None:
+    generator = np.random.default_rng(2)
+    arms = {
+        name: [Curve(name="x", points=[make_point(0.4, shift + 0.05 * generator.normal(size=(1, 6)))])]
+        for name, shift in (("control", 0.1), ("A", 0.2), ("B", 0.12))
+    }
+    arms["slow"] = [SLOW]
+    found = compare_all_at_gain(arms, make_base(), control="control", gain=0.35, num_resamples=200)
+    assert list(found) == ["A", "B", "slow"]
+    assert (found["slow"].reach, found["slow"].adjusted_p_value) == (Reach.NOT_REACHED, None)
+    alone = [compare_at_gain(arms[name], arms["control"], make_base(), gain=0.35, num_resamples=200) for name in "AB"]
+    p_values = [at.forgetting.p_value or 0.0 for at in alone if at.forgetting is not None]
+    assert (found["A"].adjusted_p_value, found["B"].adjusted_p_value) == adjust_holm(p_values)
 
 
 def test_points_and_the_common_gain() -> None:

@@ -149,6 +149,7 @@ def test_the_p_value_is_students_and_agrees_with_the_interval() -> None:
     changes = [1.0, 4.0, -2.0, 8.0, -5.0, 7.0]
     interval = bootstrap_difference([scores([50 + change for change in changes])], scores([50.0] * 6))
     expected = stats.ttest_1samp(changes, 0).pvalue
+    assert interval.p_value is not None
     assert interval.p_value == pytest.approx(expected, rel=INTERVAL_AGAINST_FORMULA)
     at_the_edge = bootstrap_difference(
         [scores([50 + change for change in changes])], scores([50.0] * 6), confidence=1 - interval.p_value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def draw_matrix(rows: int, columns: int, *, signal: float = 0.0, seed: int = 0) 
 
 
 def find_values(matrix: Array) -> Array:
-    return np.linalg.svd(matrix, compute_uv=False)
+    return np.asarray(np.linalg.svd(matrix, compute_uv=False), dtype=np.float64)
 
 
 def make_full_scan(matrices: dict[str, Array]) -> Scan:
@@ -94,8 +95,6 @@ def test_alpha_is_what_weightwatcher_reports_of_a_layer() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
     values = find_values(layer.weight.detach().double().numpy())
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         watcher = weightwatcher.WeightWatcher(model=torch.nn.Sequential(layer))

@@ -1,0 +1,59 @@
+"""Arms that draw at random what another arm chose by its rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from oblong.comparing.compare import plan_arm
+from oblong.comparing.recipe import CompareRecipe
+from oblong.records import Plan
+from tests.report_builders import make_scan
+
+
+def make_recipe(arms: dict[str, dict[str, Any]]) -> CompareRecipe:
+    return CompareRecipe.model_validate(
+        {
+            "name": "x",
+            "model": "demo",
+            "output": "-",
+            "budget": "8%",
+            "arms": {"chosen": {"within": "role"}, **arms},
+            "control": "chosen",
+            "seeds": [3, 4],
+            "train": {},
+            "evaluate": {"x": {"data": "bundled:german-test", "new_domain": True}},
+        }
+    )
+
+
+def count_kinds(plan: Plan) -> Counter[tuple[str, tuple[int, ...]]]:
+    return Counter((tensor.role, tensor.shape) for tensor in plan.tensors)
+
+
+def test_a_matched_arm_has_the_roles_and_shapes_of_the_other_and_is_drawn_anew_for_each_seed() -> None:
+    scan, recipe = make_scan(), make_recipe({"matched": {"matches": "chosen"}})
+    chosen = plan_arm(scan, recipe, "chosen", 3)
+    drawn = [plan_arm(scan, recipe, "matched", seed) for seed in recipe.seeds]
+    assert all(count_kinds(plan) == count_kinds(chosen) for plan in drawn)
+    assert len({plan.tensor_names for plan in (chosen, *drawn)}) == 3
+    assert {plan.name for plan in drawn} == {"matched"}
+    assert {plan.rule.match for plan in drawn} == {"role_and_shape"}
+
+
+def test_it_can_match_parameters_only_and_keep_its_draw() -> None:
+    scan = make_scan()
+    recipe = make_recipe({"matched": {"matches": "chosen", "match": "parameters", "redraw": False}})
+    chosen = plan_arm(scan, recipe, "chosen", 3)
+    drawn = [plan_arm(scan, recipe, "matched", seed) for seed in recipe.seeds]
+    assert drawn[0].tensor_names == drawn[1].tensor_names
+    assert 0 <= chosen.totals.num_parameters - drawn[0].totals.num_parameters < 192 * 576
+
+
+@pytest.mark.parametrize("arms", [{"a": {"matches": "b"}}, {"a": {"matches": "b"}, "b": {"matches": "chosen"}}])
+def test_it_must_match_an_arm_that_chooses_for_itself(arms: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(ValidationError, match=r"arms\.a\.matches: 'b' is no arm"):
+        make_recipe(arms)
