@@ -30,7 +30,7 @@ def draw_matrix(rows: int, columns: int, *, signal: float = 0.0, seed: int = 0) 
     generator = np.random.default_rng(seed)
     left, _ = np.linalg.qr(generator.normal(size=(rows, 4)))
     right, _ = np.linalg.qr(generator.normal(size=(columns, 4)))
-    return generator.normal(size=(rows, columns)) + signal * left @ right.T
+    return np.asarray(generator.normal(size=(rows, columns)) + signal * left @ right.T, dtype=np.float64)
 
 
 def find_values(matrix: Array) -> Array:
