@@ -28,7 +28,7 @@ class ArmRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """An evaluation and where it stands: `x` counts from the start of stage B, so that what comes before it has negative ones."""
+    """An evaluation and where it stands: `x` counts from the start of stage B; earlier stages are negative."""
 
     x: float
     point: SpeechPoint
