@@ -13,6 +13,8 @@ N is the paper's share: 100 of 225 tensors of Llama-8B, 94 of the 210 matrices o
 rate is the same in all arms. Everything is resumable: run the same command again after a kill, or to go on later.
 
     python -m benchmarks.figure1 [--seeds 1] [--jobs 2] [--json benchmarks/results/figure1.json]
+
+`--unspelled` also trains an alignment that was never taught to spell, for comparison.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_plans(folder, options.seeds)
     seeds = range(options.seeds)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda seed: train(folder, align_recipe(folder, seed, options)), seeds))
+        starts = [align_recipe(folder, seed) for seed in seeds]
+        starts += [leave_out_spelling(recipe) for recipe in starts[:1] if options.unspelled]
+        list(pool.map(lambda recipe: train(folder, recipe), starts))
         recipes = [arm_recipe(folder, arm, seed, options) for seed in seeds for arm in options.arms]
         list(pool.map(lambda recipe: train(folder, recipe), recipes))
     report(folder, options)
@@ -87,6 +91,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=80, help="of every arm")
     parser.add_argument("--evaluate-every", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--unspelled", action="store_true")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
 
@@ -108,7 +113,7 @@ def plan_path(folder: Path, name: str, seed: int) -> Path:
     return folder / (f"{name}-{seed}.plan.yaml" if name == "random" else f"{name}.plan.yaml")
 
 
-def align_recipe(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def align_recipe(folder: Path, seed: int) -> dict[str, Any]:
     """Spelling and stage A; its one step of stage B is not used."""
     return BASE | {
         "output": str(folder / f"aligned-{seed}"),
@@ -116,8 +121,14 @@ def align_recipe(folder: Path, seed: int, options: argparse.Namespace) -> dict[s
         "spell": SPELL,
         "align": ALIGN,
         "adapt": {"arm": {"adaptor_only": True}, "steps": 1, "learning_rate": RATE},
-        "evaluate_every": options.evaluate_every,
+        "evaluate_every": 50,
     }
+
+
+def leave_out_spelling(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The same alignment of an adaptor that was not taught to spell."""
+    output = Path(recipe["output"])
+    return {**recipe, "spell": None, "output": str(output.with_name(f"un{output.name}"))}
 
 
 def arm_recipe(folder: Path, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -170,13 +181,16 @@ def report(folder: Path, options: argparse.Namespace) -> None:
     ]
     oblong("speech", "report", *entries, "-o", str(folder / "figure1.html"), "--png", str(folder), "--force")
     if options.json is not None:
-        rows = [summarise(entry.partition("=")[0], Path(entry.partition("=")[2])) for entry in entries]
+        starts = [
+            f"{path.name.rpartition('-')[0]}={path}" for path in sorted(folder.glob("*aligned-*")) if path.is_dir()
+        ]
+        rows = [summarise(*entry.split("=", 1)) for entry in (*starts, *entries)]
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def summarise(arm: str, folder: Path) -> dict[str, Any]:
+def summarise(arm: str, folder: str) -> dict[str, Any]:
     """One training, without paths."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     return {
         "arm": arm,
         "seed": run["seed"],
@@ -185,18 +199,24 @@ def summarise(arm: str, folder: Path) -> dict[str, Any]:
         "num_adaptor": run["num_adaptor"],
         "points": [
             {
+                "stage": point["stage"],
                 "step": point["step"],
                 "seconds": round(point["seconds"], 1),
                 "loss": point["loss"],
                 "token_accuracy": point["alignment"]["token_accuracy"],
                 "shuffled_accuracy": point["alignment"]["shuffled_accuracy"],
-                "wer": {name: words["words"] | {"interval": words["interval"]} for name, words in point["wer"].items()},
+                "spelling": count(point["spelling"]),
+                "wer": count(point["wer"]),
                 "perplexity_ratio": {name: text["ratio"] for name, text in point["retention"].items()},
             }
             for point in run["points"]
-            if point["stage"] == "adapt"
         ],
     }
+
+
+def count(sets: Mapping[str, Any]) -> dict[str, Any]:
+    """Word errors of each test set, with their interval."""
+    return {name: words["words"] | {"interval": words["interval"]} for name, words in sets.items()}
 
 
 def oblong(*arguments: str, log: Any = None) -> None:
