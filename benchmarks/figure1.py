@@ -181,9 +181,7 @@ def report(folder: Path, options: argparse.Namespace) -> None:
     ]
     oblong("speech", "report", *entries, "-o", str(folder / "figure1.html"), "--png", str(folder), "--force")
     if options.json is not None:
-        starts = [
-            f"{path.name.rpartition('-')[0]}={path}" for path in sorted(folder.glob("*aligned-*")) if path.is_dir()
-        ]
+        starts = [f"{path.name.rpartition('-')[0]}={path}" for path in sorted(folder.glob("*aligned-[0-9]"))]
         rows = [summarise(*entry.split("=", 1)) for entry in (*starts, *entries)]
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
