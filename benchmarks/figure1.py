@@ -58,11 +58,11 @@ BASE: Final[dict[str, Any]] = {
         "code": {"source": "bundled:python-code", "documents": 6},
     },
     "adaptor": {"kind": "attention"},
-    "batch": {"max_seconds": 110, "max_utterances": 16},
+    "batch": {"max_seconds": 50, "max_utterances": 8},
     "threads": 1,
 }
-SPELL: Final = {"epochs": 6, "learning_rate": 1e-3}
-ALIGN: Final = {"max_steps": 400, "gate": 0.2, "after_gate_steps": 100, "learning_rate": 3e-4}
+SPELL: Final = {"epochs": 6, "learning_rate": 1e-3, "batch": {"max_seconds": 110, "max_utterances": 16}}
+ALIGN: Final = {"max_steps": 400, "gate": 0.2, "after_gate_steps": 50, "learning_rate": 3e-4}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,8 +88,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=80, help="of every arm")
-    parser.add_argument("--evaluate-every", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100, help="of every arm")
+    parser.add_argument("--evaluate-every", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--unspelled", action="store_true")
     parser.add_argument("--json", type=Path)

@@ -129,8 +129,9 @@ def test_a_kill_while_spelling_loses_nothing(folder: Path) -> None:
 
 def test_steps_are_epochs_times_batches(spoken: tuple[Any, Any, list[Clip]], recipe: SpeechTrainRecipe) -> None:
     _, _, clips = spoken
-    assert count_spelling_steps(clips, recipe, 1.0) == 2  # 8 utterances, 4 in a batch
-    assert count_spelling_steps(clips, recipe, 2.5) == 5
+    rule = recipe.batch.make_rule()
+    assert count_spelling_steps(clips, rule, epochs=1.0, seed=0) == 2  # 8 utterances, 4 in a batch
+    assert count_spelling_steps(clips, rule, epochs=2.5, seed=0) == 5
 
 
 @pytest.mark.parametrize(("given", "epochs"), [(True, 6), (False, None), ({"epochs": 2}, 2)])
