@@ -33,6 +33,7 @@ class MethodSpec:
         can_use_anchor: it works without, and does more with it.
         whole_tensors: it refuses sharded parameters and gradients.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
+        adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
     """
 
     options: type[MethodOptions]
@@ -42,6 +43,7 @@ class MethodSpec:
     can_use_anchor: bool = False
     whole_tensors: bool = True
     may_leave_unmoved: bool = False
+    adds_modules: bool = False
 
     @property
     def name(self) -> str:
@@ -126,6 +128,17 @@ _SPECS: Final = (
         options=opt.EigenvalueDecayOptions,
         code="eigenvalue_decay:EigenvalueDecay",
         summary="the largest singular value of the weights, or of their update, as a penalty",
+    ),
+    MethodSpec(
+        options=opt.SubspaceOptions,
+        code="subspace_projection:SubspaceProjection",
+        summary="updates orthogonal to the leading singular subspaces",
+    ),
+    MethodSpec(
+        options=opt.InformationBottleneckOptions,
+        code="information_bottleneck:InformationBottleneck",
+        summary="a noisy channel before the output layer, its rate as a penalty",
+        adds_modules=True,
     ),
     MethodSpec(
         options=opt.MaskTheTargetOptions,

@@ -90,10 +90,14 @@ class TuneRecipe(Part):
         return self
 
     @model_validator(mode="after")
-    def _check_anchor(self) -> Self:
-        if self.method is not None and METHODS[self.method.name].needs_anchor and self.anchor is None:
+    def _check_method_fits(self) -> Self:
+        spec = None if self.method is None else METHODS[self.method.name]
+        if spec is not None and spec.needs_anchor and self.anchor is None:
+            raise ValueError(f"method {spec.name} needs old data: give anchor, for example `anchor: {SELF_GENERATED}`")
+        if spec is not None and spec.adds_modules:
             raise ValueError(
-                f"method {self.method.name} needs old data: give anchor, for example `anchor: {SELF_GENERATED}`"
+                f"method {spec.name} adds modules to the model, which a delta checkpoint cannot hold: "
+                "use it with oblong.methods.MethodTrainer"
             )
         return self
 

@@ -80,7 +80,7 @@ def test_proximal_update_minimises_its_problem(strength: float) -> None:
     method.after_step(torch.optim.SGD(model.parameters(), lr=0.1))
     solved = model.weight.detach()
     stationarity = (solved - start).double() / 0.1 + strength * (solved - base).double()
-    assert float(stationarity.abs().max()) < 1e-4 * max(1.0, strength * FLOAT32 * 10)
+    assert float(stationarity.abs().max()) < 1e-4 + strength * 1e-6  # float32 weights of size 3
     assert float((solved - base).norm()) <= float((start - base).norm())
 
 
@@ -93,15 +93,15 @@ def fisher_of_bigram(weight_VU: Tensor, blocks_NT: Tensor) -> Tensor:
 
 
 def test_sampled_fisher_is_the_closed_form() -> None:
-    """Mean of 3000 draws; the standard error of each element is checked, and no batch is squared as one."""
+    """Mean over 800 sequences of drawn labels; a standard error is about 4 % of the largest element."""
     model = make_bigram()
     blocks_NT = draw_blocks(2, seed=0, length=8, vocabulary=NUM_VOCABULARY)
     training = make_training(model, blocks_NT)
-    options = EwcOptions(draws=1500)
+    options = EwcOptions(draws=400)
     estimate = estimate_fisher(training, options)["weight"].double()
     expected = fisher_of_bigram(model.weight.detach(), blocks_NT)
-    assert float((estimate - expected).abs().max()) < 0.08 * float(expected.max())
-    assert float(estimate.sum()) == pytest.approx(float(expected.sum()), rel=0.05)
+    assert float((estimate - expected).abs().max()) < 0.15 * float(expected.max())
+    assert float(estimate.sum()) == pytest.approx(float(expected.sum()), rel=0.08)
 
 
 def test_empirical_fisher_is_the_squared_score_of_the_text() -> None:
@@ -194,7 +194,7 @@ def descend(model: Bigram, method: SynapticIntelligence, blocks_NT: Tensor, *, s
     for _ in range(steps):
         logits = model(blocks_NT).logits[:, :-1].flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(logits, blocks_NT[:, 1:].flatten())
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         method.change_gradients()
