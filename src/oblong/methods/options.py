@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from oblong.records.base import Part
 
@@ -295,3 +295,20 @@ class SubspaceOptions(MethodOptions):
 
     name: Literal["subspace_projection"] = "subspace_projection"
     strength: float = Field(default=0.5, ge=0, lt=1, description="share of the singular directions that is protected")
+
+
+class EvolutionaryPruningOptions(Part):
+    """Sizes of the search for prunable feed-forward units; a preparation of the model, not a method of the loop."""
+
+    groups: int = Field(default=32, gt=1, description="groups that the units of a block are divided into")
+    deleted: int = Field(default=8, gt=0, description="groups deleted of each block")
+    population: int = Field(default=16, gt=1, description="chromosomes per generation")
+    generations: int = Field(default=10, ge=0)
+    pressure: float = Field(default=3.0, gt=0, description="a: how much more often the better ones become parents")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        if self.deleted >= self.groups:
+            raise ValueError(f"deleted ({self.deleted}) must be less than groups ({self.groups})")
+        return self

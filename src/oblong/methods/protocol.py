@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oblong.methods.anchor import AnchorData
+from oblong.methods.options import MethodOptions
 
 Batch = Mapping[str, Any]
 """A collated micro-batch: `input_ids` and `labels` (batch x sequence_length) and whatever else the model takes."""
@@ -141,3 +142,6 @@ class Method(Protocol):
 
 class PlainFineTuning(Method):
     """The limit case: nothing is done."""
+
+    def __init__(self, options: MethodOptions | None = None) -> None:
+        del options  # there are none
