@@ -21,6 +21,8 @@ from oblong.methods.token_losses import compute_token_losses, select_predicted, 
 class EntropyAdaptive(Method):
     """Weighs each token's loss by the entropy of its prediction."""
 
+    whole_tensors = False
+
     def __init__(self, options: EaftOptions) -> None:
         self._options = options
 

@@ -33,7 +33,6 @@ class MethodTrainerMixin:
     Args:
         method: what to do against forgetting.
         anchor: old data, for methods that need it.
-        whole_tensors: the method refuses sharded tensors.
     """
 
     def __init__(
@@ -41,14 +40,13 @@ class MethodTrainerMixin:
         *args: Any,
         method: Method | None = None,
         anchor: AnchorData | None = None,
-        whole_tensors: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.method: Method = PlainFineTuning() if method is None else method
         self._anchor = anchor
         self._gradients_changed = False
-        refuse_setting(self, whole_tensors=whole_tensors and not isinstance(self.method, PlainFineTuning))
+        refuse_setting(self, whole_tensors=self.method.whole_tensors)
         self.add_callback(AfterStep(self.method))  # type: ignore[attr-defined]
 
     def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:

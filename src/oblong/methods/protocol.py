@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from oblong.errors import MethodError
 from oblong.methods.anchor import AnchorData
 from oblong.methods.options import MethodOptions
 
@@ -57,9 +58,13 @@ class Training:
 
     @property
     def old_data(self) -> AnchorData:
-        """The anchor of a method that cannot do without; that it is there was checked before."""
+        """The anchor, for a method that cannot do without.
+
+        Raises:
+            MethodError: none was given.
+        """
         if self.anchor is None:
-            raise ValueError("this method needs anchor data, which must be checked before it is prepared")
+            raise MethodError("this method needs old data: give an anchor, for example one that the base generates")
         return self.anchor
 
 
@@ -89,6 +94,9 @@ class Sizes:
 
 class Method(Protocol):
     """A method against forgetting. Subclass it and override what differs from plain fine-tuning."""
+
+    whole_tensors: ClassVar[bool] = True
+    """It sees parameters or gradients, or runs the base, and so refuses sharded tensors."""
 
     def prepare(self, training: Training) -> None:
         """Before training, with the model at the base's weights; also before a resume."""
@@ -142,6 +150,8 @@ class Method(Protocol):
 
 class PlainFineTuning(Method):
     """The limit case: nothing is done."""
+
+    whole_tensors = False
 
     def __init__(self, options: MethodOptions | None = None) -> None:
         del options  # there are none

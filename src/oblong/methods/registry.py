@@ -31,7 +31,6 @@ class MethodSpec:
         summary: one line for tables.
         needs_anchor: it cannot do without old data.
         can_use_anchor: it works without, and does more with it.
-        whole_tensors: it refuses sharded parameters and gradients.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
     """
@@ -41,7 +40,6 @@ class MethodSpec:
     summary: str
     needs_anchor: bool = False
     can_use_anchor: bool = False
-    whole_tensors: bool = True
     may_leave_unmoved: bool = False
     adds_modules: bool = False
 
@@ -56,7 +54,6 @@ _SPECS: Final = (
         options=opt.PlainOptions,
         code="protocol:PlainFineTuning",
         summary="plain fine-tuning",
-        whole_tensors=False,
     ),
     MethodSpec(options=opt.L2SpOptions, code="l2_sp:L2Sp", summary="half squared distance from the base"),
     MethodSpec(
@@ -82,7 +79,6 @@ _SPECS: Final = (
         code="replay:ExperienceReplay",
         summary="old blocks beside the new ones",
         needs_anchor=True,
-        whole_tensors=False,
     ),
     MethodSpec(
         options=opt.KlToBaseOptions,
@@ -149,7 +145,6 @@ _SPECS: Final = (
         options=opt.EaftOptions,
         code="eaft:EntropyAdaptive",
         summary="tokens weighted by the entropy of the prediction",
-        whole_tensors=False,
     ),
     MethodSpec(
         options=opt.FlowOptions,

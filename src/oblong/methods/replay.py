@@ -29,6 +29,8 @@ PADDING: Final = {"input_ids": 0, "labels": IGNORED_LABEL, "attention_mask": 0}
 class ExperienceReplay(Method):
     """Adds old blocks to every step."""
 
+    whole_tensors = False
+
     def __init__(self, options: ReplayOptions) -> None:
         self._options = options
         self._num_new = 0
