@@ -41,8 +41,8 @@ class GradientEpisodicMemory(Method):
         new = {name: value.grad for name, value in self._training.trained.items() if value.grad is not None}
         old = [self._compute_old_gradients(task) for task in range(self._training.old_data.num_tasks)]
         violations = np.array([compute_inner_product(new, gradients) for gradients in old])
-        if (violations >= 0).all():
-            return
+        if (violations >= 0).all() or not np.isfinite(violations).all():
+            return  # a gradient that is not finite is the training's to refuse
         gram = np.array([[compute_inner_product(one, other) for other in old] for one in old])
         weights = solve_dual(gram, violations, margin=self._options.margin, ridge=self._options.ridge)
         add_weighted(new, old, self._options.strength * weights)

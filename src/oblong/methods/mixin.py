@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,7 +147,7 @@ class MethodTrainerMixin:
             model=model,
             trained=trained,
             anchor=self._anchor,
-            autocast=trainer.compute_loss_context_manager,
+            autocast=trainer.accelerator.autocast,
             read_items=self._read_items,
             batch_size=trainer.args.per_device_train_batch_size,
             learning_rate=trainer.args.learning_rate,
@@ -155,8 +156,12 @@ class MethodTrainerMixin:
 
     def _read_items(self, count: int) -> Iterator[Batch]:
         trainer: Any = self
-        for index in range(min(count, len(trainer.train_dataset))):
-            yield trainer.data_collator([trainer.train_dataset[index]])
+        dataset = trainer.train_dataset
+        indexed = hasattr(dataset, "__len__")
+        items = (dataset[index] for index in range(min(count, len(dataset)))) if indexed else islice(dataset, count)
+        collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+        for item in items:
+            yield collate([item])
 
 
 class MethodTrainer(MethodTrainerMixin, Trainer):

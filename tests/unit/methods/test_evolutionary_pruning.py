@@ -61,11 +61,11 @@ def test_the_best_fitness_never_gets_worse_and_finds_a_planted_answer() -> None:
             missed += sum(bool(masked[list_units([gene], 24, 6)].any()) for gene in genes)
         return float(missed)
 
-    found = evolve(blocks, measure, OPTIONS.model_copy(update={"generations": 40}))
+    found = evolve(blocks, measure, OPTIONS.model_copy(update={"population": 40, "generations": 30}))
     assert list(found.losses) == sorted(found.losses, reverse=True)
     assert found.losses[-1] == 0
     assert [set(genes) for genes in found.best] == wanted
-    assert len(found.losses) == 41
+    assert len(found.losses) == 31
 
 
 def test_parents_are_picked_by_the_published_rule() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], 
     return train(tmp_path_factory.mktemp("plain"), parse_method("plain"))
 
 
+@pytest.fixture(scope="module")
+def active(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Tensor]]:
+    """The weights after training with a method at its default strength; each is trained once."""
+
+    @cache
+    def train_once(name: str) -> dict[str, Tensor]:
+        return train(tmp_path_factory.mktemp(name), make_options(name))[0]
+
+    return train_once
+
+
 def test_plain_is_the_trainer_without_any_method(tmp_path: Path, plain: tuple[dict[str, Tensor], list[float]]) -> None:
     model = make_llama(dropout=0.5)
     own = make_trainer(tmp_path, model, parse_method("plain"))
@@ -66,8 +79,10 @@ def test_strength_zero_is_plain_fine_tuning(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_default_strength_is_not(tmp_path: Path, plain: tuple[dict[str, Tensor], list[float]], name: str) -> None:
-    weights, _ = train(tmp_path, make_options(name))
+def test_the_default_strength_is_not(
+    plain: tuple[dict[str, Tensor], list[float]], active: Callable[[str], dict[str, Tensor]], name: str
+) -> None:
+    weights = active(name)
     assert any(not torch.equal(value, plain[0][key]) for key, value in weights.items())
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
 
@@ -85,17 +100,17 @@ class Kill(TrainerCallback):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, active: Callable[[str], dict[str, Tensor]], name: str
+) -> None:
     options = make_options(name)
-    straight, _ = train(tmp_path / "straight", options)
-
     killed = make_trainer(tmp_path / "cut", make_llama(dropout=0.5), options, num_tasks=2, **SAVING)
     killed.add_callback(Kill())
     with pytest.raises(KilledError):
         killed.train()
     model = make_llama(dropout=0.5)
     make_trainer(tmp_path / "cut", model, options, num_tasks=2, **SAVING).train(resume_from_checkpoint=True)
-    assert_equal(weights_of(model), straight)
+    assert_equal(weights_of(model), active(name))
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}

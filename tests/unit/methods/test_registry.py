@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from oblong.comparing.recipe import build_compare_recipe
+from oblong.comparing.recipe import build_compare_recipe, read_compare_recipe
 from oblong.errors import RecipeError
 from oblong.methods import METHODS, build_method, parse_method
 from oblong.methods.options import EwcOptions, L2SpOptions
 from oblong.methods.protocol import Method, Sizes
+from oblong.recipes import recipe_path
 from oblong.tuning.recipe import TuneRecipe, build_recipe
 
 DATA = {"model": "demo", "plan": "p.yaml", "data": "t.txt", "output": "o", "steps": 1}
@@ -96,6 +97,23 @@ def test_arms_of_a_comparison_have_methods_of_their_own() -> None:
         build_compare_recipe({**COMPARISON, "arms": needy}, Path("c.yaml"))
     with_anchor = {**COMPARISON, "arms": needy, "train": {**COMPARISON["train"], "anchor": "self_generated"}}
     assert build_compare_recipe(with_anchor, Path("c.yaml")).arms["ewc"].method == EwcOptions()
+
+
+def test_the_shipped_comparison_of_methods_differs_in_methods_alone() -> None:
+    recipe = read_compare_recipe(recipe_path("forgetting"))
+    rules = {
+        rule.model_copy(update={"method": None, "learning_rate": None}).model_dump_json()
+        for rule in recipe.arms.values()
+    }
+    assert len(rules) == 1
+    assert recipe.arms[recipe.control].method is None
+    assert len({rule.method.name for rule in recipe.arms.values() if rule.method}) == 8
+
+
+def test_the_reference_lists_every_method() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/methods.md").read_text(encoding="utf-8")
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert set(METHODS) - {"plain"} <= listed
 
 
 def test_options_and_registry_need_no_torch() -> None:
