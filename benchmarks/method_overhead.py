@@ -127,7 +127,7 @@ def run_in_process(name: str, arguments: Sequence[str]) -> Row:
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """Medians of each method's repeats, beside plain fine-tuning's."""
-    medians = []
+    medians: list[Row] = []
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
         medians.append(

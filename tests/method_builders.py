@@ -112,7 +112,7 @@ def make_trainer(
         "seed": 3,
     }
     trainer = MethodTrainer(
-        model=model,  # type: ignore[arg-type]
+        model=model,
         args=TrainingArguments(**(options | arguments)),
         train_dataset=make_items(4 * num_steps),
         data_collator=stack,

@@ -64,7 +64,8 @@ class AnchorData:
 
     def iterate(self, *, limit: int | None = None) -> Iterator[Tensor]:
         """One block after the other, each 1 x sequence_length."""
-        yield from self.blocks[:limit].split(1)
+        for block_T in self.blocks[:limit]:
+            yield block_T[None]
 
 
 class Reservoir:

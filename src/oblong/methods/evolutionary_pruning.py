@@ -67,11 +67,14 @@ def find_feed_forward(model: nn.Module) -> tuple[FeedForward, ...]:
     Raises:
         MethodError: there are none.
     """
-    blocks = tuple(
-        FeedForward(up=module.up_proj, down=module.down_proj, gate=getattr(module, "gate_proj", None))
+    found = (
+        (getattr(module, "up_proj", None), getattr(module, "down_proj", None), getattr(module, "gate_proj", None))
         for module in model.modules()
-        if isinstance(getattr(module, "up_proj", None), nn.Linear)
-        and isinstance(getattr(module, "down_proj", None), nn.Linear)
+    )
+    blocks = tuple(
+        FeedForward(up=up, down=down, gate=gate)
+        for up, down, gate in found
+        if isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
     )
     if not blocks:
         raise MethodError("evolutionary pruning needs feed-forward blocks with up_proj and down_proj, and found none")

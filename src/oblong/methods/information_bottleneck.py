@@ -49,6 +49,7 @@ class Channel(nn.Module):
         self.prior_spread = nn.Parameter(torch.full((dimension,), math.log(math.expm1(1.0))))  # softplus -> 1
         self.rate_BT: Tensor | None = None
         self._seed = seed
+        self.num_calls: Tensor
         self.register_buffer("num_calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:

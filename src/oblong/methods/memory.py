@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 import torch
 
@@ -11,7 +13,7 @@ from oblong.methods.protocol import Batch, Sizes, Training
 
 def forecast_sizes(training: Training, item: Batch | None) -> Sizes:
     """The sizes that forecasts depend on, for micro-batches like the given one."""
-    config = getattr(training.model, "config", None)
+    config: Any = getattr(training.model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return Sizes(
         num_trained=sum(parameter.numel() for parameter in training.trained.values()),

@@ -50,7 +50,7 @@ class MethodTrainerMixin:
         refuse_setting(self, whole_tensors=self.method.whole_tensors)
         self.add_callback(AfterStep(self.method))  # type: ignore[attr-defined]
 
-    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **options: Any) -> Any:
         """Prepare the method at the base's weights, train, and let it finish.
 
         Raises:
@@ -58,7 +58,7 @@ class MethodTrainerMixin:
         """
         trainer: Any = self
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(trainer.args.output_dir)
+            resume_from_checkpoint = get_last_checkpoint(trainer.args.output_dir)  # type: ignore[no-untyped-call]
         training = self._describe_training()
         sizes = forecast_sizes(training, next(training.read_items(1), None))
         refuse_if_too_large(self.method.forecast_bytes(sizes), training.device)
@@ -67,7 +67,7 @@ class MethodTrainerMixin:
             self.load_method(Path(resume_from_checkpoint), training.device)
         else:
             self.method.measure()
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **options)  # type: ignore[misc]
+        result = super().train(resume_from_checkpoint or None, *arguments, **options)  # type: ignore[misc]
         self.method.finish()
         return result
 
@@ -110,7 +110,8 @@ class MethodTrainerMixin:
         )
         if model.training:
             num_items = count_items(batch) if num_items_in_batch is None else num_items_in_batch
-            extra = self.method.compute_extra_loss(batch, getattr(outputs, "logits", None), num_items)
+            logits: Any = getattr(outputs, "logits", None)
+            extra = self.method.compute_extra_loss(batch, logits, num_items)
             if extra is not None:
                 loss = loss + extra * self._count_averaged(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss

@@ -93,16 +93,21 @@ class Sizes:
 
 
 class Method(Protocol):
-    """A method against forgetting. Subclass it and override what differs from plain fine-tuning."""
+    """A method against forgetting. Subclass it and override what differs from plain fine-tuning.
+
+    The `return` of the empty hooks tells type checkers that a subclass need not define them.
+    """
 
     whole_tensors: ClassVar[bool] = True
     """It sees parameters or gradients, or runs the base, and so refuses sharded tensors."""
 
     def prepare(self, training: Training) -> None:
         """Before training, with the model at the base's weights; also before a resume."""
+        return
 
     def measure(self) -> None:
         """After `prepare`, on a fresh run only: estimates that cost time. They belong into `state_dict`."""
+        return
 
     def build_optimizer(
         self, groups: Sequence[Mapping[str, Any]], learning_rate: float
@@ -129,12 +134,15 @@ class Method(Protocol):
 
     def change_gradients(self) -> None:
         """Change `.grad` of the trained parameters: once a step, after the last backward pass, before clipping."""
+        return
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """After the optimizer's step, before the learning rate changes and gradients are cleared."""
+        return
 
     def finish(self) -> None:
         """At the end of the task, with the tuned weights in the model."""
+        return
 
     def state_dict(self) -> State:
         """All that a resumed run could not compute again from the base model."""
@@ -142,6 +150,7 @@ class Method(Protocol):
 
     def load_state_dict(self, state: State) -> None:
         """Go on from `state_dict`; called after `prepare`, instead of `measure`."""
+        return
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """Peak memory in addition to plain fine-tuning's."""

@@ -46,8 +46,10 @@ class ExperienceReplay(Method):
         self._step += 1
         if not sum(counts):
             return batches
-        draw = self._training.old_data.draw(sum(counts), seed=self._training.seed, step=self._step)
-        return [append_blocks(batch, old_NT) for batch, old_NT in zip(batches, draw.split(counts), strict=True)]
+        drawn_NT = self._training.old_data.draw(sum(counts), seed=self._training.seed, step=self._step)
+        return [
+            append_blocks(batch, old_NT) for batch, old_NT in zip(batches, torch.split(drawn_NT, counts), strict=True)
+        ]
 
     def state_dict(self) -> dict[str, int]:
         """How far the stream has come."""

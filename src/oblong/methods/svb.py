@@ -76,4 +76,5 @@ def bound(matrix: Tensor, low: Tensor, high: Tensor, *, strength: float = 1.0) -
     """
     left, values, right = torch.linalg.svd(widen(matrix), full_matrices=False)
     change = strength * (values.clamp(low, high) - values)
-    return matrix + ((left * change) @ right).to(matrix.dtype)
+    moved: Tensor = matrix + ((left * change) @ right).to(matrix.dtype)
+    return moved

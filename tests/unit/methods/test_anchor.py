@@ -71,7 +71,8 @@ def make_vocabulary_llama() -> torch.nn.Module:
     """A Llama with the byte tokenizer's vocabulary."""
     model = make_llama()
     model.resize_token_embeddings(257)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def test_a_sample_of_blocks_is_a_subset() -> None:

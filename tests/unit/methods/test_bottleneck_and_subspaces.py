@@ -70,7 +70,7 @@ def test_beta_pushes_the_rate_down(tmp_path: Path) -> None:
         model = make_llama(trained=())
         method = InformationBottleneck(InformationBottleneckOptions(strength=beta, dimension=4))
         make_trainer(tmp_path / str(beta), model, method, num_steps=20, learning_rate=3e-2).train()
-        model.eval()
+        model.train(False)
         model(input_ids=draw_blocks(4, seed=40))
         assert method.channel is not None
         assert method.channel.rate_BT is not None

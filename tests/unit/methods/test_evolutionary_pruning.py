@@ -33,7 +33,8 @@ def compute_logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_the_pruned_model_is_the_silenced_one_and_smaller() -> None:
-    model = make_llama().eval()
+    model = make_llama()
+    model.train(False)
     blocks = find_feed_forward(model)
     chromosome: Chromosome = ((0, 5), (2, 3))
     with silence(blocks, chromosome, 6):

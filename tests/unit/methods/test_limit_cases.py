@@ -113,7 +113,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_equal(weights_of(model), active(name))
 
 
-SAVING = {"save_strategy": "steps", "save_steps": 2}
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:

@@ -52,7 +52,7 @@ def make_batch(*, seed: int = 3, vocabulary: int = NUM_VOCABULARY, ignored: int 
 
 def tune(model: Bigram) -> None:
     with torch.no_grad():
-        model.weight += torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(4))
+        model.weight.add_(torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(4)))
 
 
 def extra_loss(method: Method, model: torch.nn.Module, batch: Batch, num_items: float = 1.0) -> Tensor:
@@ -68,7 +68,7 @@ def test_distillation_is_zero_with_zero_gradient_at_the_base(method: Method) -> 
     method.prepare(make_training(model))
     loss = extra_loss(method, model, make_batch(vocabulary=11))
     loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     for parameter in model.parameters():
         assert parameter.grad is None or float(parameter.grad.abs().max()) < 1e-7
 
@@ -81,7 +81,7 @@ def test_the_teacher_is_the_base_after_the_model_has_moved() -> None:
     teacher = BaseModel(model, training.trained, training.autocast)
     with torch.no_grad():
         for parameter in training.trained.values():
-            parameter += 0.3
+            parameter.add_(0.3)
     model.train()
     assert torch.equal(teacher.compute_logits(batch), expected)
     assert model.training
@@ -118,7 +118,7 @@ def test_divergences_are_those_of_the_definition() -> None:
     for method in methods.values():
         method.prepare(make_training(model))
     tune(model)
-    found = {name: float(extra_loss(method, model, batch, num_items=12.0)) for name, method in methods.items()}
+    found = {name: extra_loss(method, model, batch, num_items=12.0).item() for name, method in methods.items()}
     triples = list(distributions(model, base, batch))
     assert len(triples) == 12
     others = [torch.tensor([v for v in range(NUM_VOCABULARY) if v != label]) for _, _, label in triples]
@@ -175,14 +175,14 @@ def test_eaft_is_the_weighted_mean() -> None:
         best = torch.softmax(logits.sort(descending=True).values[:3], 0)
         entropy = float(-(best * best.log()).sum())
         total += (entropy / 3.0) ** 2 * float(-torch.log_softmax(logits, 0)[label])
-    assert float(plain + extra) == pytest.approx(total / 18, rel=1e-5)
+    assert (plain + extra).item() == pytest.approx(total / 18, rel=1e-5)
 
 
 def test_a_weight_of_one_adds_nothing_at_all() -> None:
     losses = torch.rand(5, requires_grad=True)
     added = weigh_tokens(torch.ones(5), losses, 3.0)
     added.backward()  # type: ignore[no-untyped-call]
-    assert float(added) == 0.0
+    assert added.item() == 0.0
     assert losses.grad is not None
     assert not losses.grad.any()
 
@@ -204,7 +204,7 @@ def test_flow_weighs_samples_by_their_base_loss() -> None:
         weight = math.exp(-mean_loss(base, row) / sorted(means)[2])
         expected += weight * mean_loss(model.weight.detach(), row) * 6
     plain = sum(mean_loss(model.weight.detach(), row) * 6 for row in batch["input_ids"])
-    extra = float(extra_loss(method, model, batch, num_items=18.0))
+    extra = extra_loss(method, model, batch, num_items=18.0).item()
     assert plain / 18 + extra == pytest.approx(expected / 18, rel=1e-5)
 
 

@@ -193,7 +193,7 @@ def test_svb_projects_every_so_many_steps(mode: str) -> None:
     model = make_llama()
     name = "model.layers.0.mlp.down_proj.weight"
     base = np.linalg.svd(model.get_parameter(name).detach().double().numpy(), compute_uv=False)
-    method = SingularValueBounding(SvbOptions(mode=mode, epsilon=0.05, every=2))  # type: ignore[arg-type]
+    method = SingularValueBounding(SvbOptions(mode=mode, epsilon=0.05, every=2))
     method.prepare(make_training(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_eigenvalue_decay_of_the_update_ignores_the_base() -> None:
     assert not model.weight.grad.any()
     update = draw_matrix([2.0, 1.0, 0.5, 0.2], 5, 5)
     with torch.no_grad():
-        model.weight += update
+        model.weight.add_(update)
     method.change_gradients()
     left, _, right = np.linalg.svd(update.double().numpy())
     np.testing.assert_allclose(model.weight.grad.numpy(), 0.3 * np.outer(left[:, 0], right[0]), atol=1e-4)
@@ -321,6 +321,6 @@ def test_wise_ft_ends_part_of_the_way_back() -> None:
     method.prepare(make_training(model))
     base = model.weight.detach().clone()
     with torch.no_grad():
-        model.weight += 1.0
+        model.weight.add_(1.0)
     method.finish()
     torch.testing.assert_close(model.weight.detach(), base + 0.75)

@@ -23,7 +23,7 @@ NUM_VOCABULARY = 5
 
 def perturb(model: Bigram, seed: int = 7) -> None:
     with torch.no_grad():
-        model.weight += torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(seed))
+        model.weight.add_(torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def penalty_by_autograd(model: Bigram, base: Tensor, importance: Tensor, weight: float) -> Tensor:
@@ -164,7 +164,7 @@ def test_mas_of_log_probabilities_ignores_a_constant_added_to_all_logits() -> No
     blocks_NT = draw_blocks(2, seed=5, vocabulary=NUM_VOCABULARY)
     shifted = make_bigram()
     with torch.no_grad():
-        shifted.weight += 3.0
+        shifted.weight.add_(3.0)
     one, other = (
         estimate_sensitivity(make_training(model, blocks_NT), MasOptions())["weight"]
         for model in (make_bigram(), shifted)
