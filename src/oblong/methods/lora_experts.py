@@ -6,9 +6,9 @@
 the experts: softmax, or Gumbel-softmax with hard choices.
 
 Source: expert gates: Aljundi, Chakravarty and Tuytelaars 2017; routing: Rosenbaum, Klinger and Riemer 2018, whose
-routers are trained by reinforcement learning per layer. A differentiable router per sequence (Jang et al. 2017 for
-Gumbel-softmax) is what fits a language model; their weighted policy learner is not implemented. B starts at zero, so
-with any p the model starts as the base bit for bit.
+routers are trained by reward, per layer. Differentiable routers per sequence (Jang et al. 2017 for Gumbel-softmax) are
+what fits a language model; a router that learns by reward which expert serves which task is in `weighted_policy.py`. B
+starts at zero, so with any p the model starts as the base bit for bit.
 """
 
 from __future__ import annotations

@@ -116,6 +116,16 @@ def test_the_reference_lists_every_method() -> None:
     assert set(METHODS) - {"plain"} <= listed
 
 
+def test_the_command_line_names_a_method_and_its_old_data() -> None:
+    from oblong.cli.tune import resolve_recipe
+
+    given = {**DATA, "recipe": None, "method": "ewc", "anchor": "bundled:english-prose"}
+    recipe = resolve_recipe(given)
+    assert recipe.method == EwcOptions()
+    assert recipe.anchor is not None
+    assert recipe.anchor.sources == ("bundled:english-prose",)
+
+
 def test_options_and_registry_need_no_torch() -> None:
     code = "import sys, oblong.methods, oblong.tuning.recipe; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
