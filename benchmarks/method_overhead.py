@@ -177,10 +177,12 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `oblong tune` sets it
     names = list(dict.fromkeys([PLAIN, *(options.methods or METHODS)]))
-    rows = [run_in_process(name, sys.argv[1:]) for _ in range(options.repeats) for name in names]
+    rows: list[Row] = []
+    for name in [name for _ in range(options.repeats) for name in names]:
+        rows.append(run_in_process(name, sys.argv[1:]))
+        if options.json:  # after every run, so that an interrupted benchmark keeps what it has
+            options.json.write_text(json.dumps({"runs": rows, "medians": summarise(rows)}, indent=1) + "\n")
     print_table(summarise(rows))
-    if options.json:
-        options.json.write_text(json.dumps({"runs": rows, "medians": summarise(rows)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

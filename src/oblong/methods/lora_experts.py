@@ -2,7 +2,7 @@
 
     y = W x + sum_e p_e B_e A_e x,    p over experts 1 to E and the base (expert 0, no update), one p per sequence
 
-`experts` says how p comes about: given from outside (a task id, an `ExpertGate`), or by a router that is trained with
+`routing` says how p comes about: given from outside (a task id, an `ExpertGate`), or by a router that is trained with
 the experts: softmax, or Gumbel-softmax with hard choices.
 
 Source: expert gates: Aljundi, Chakravarty and Tuytelaars 2017; routing: Rosenbaum, Klinger and Riemer 2018, whose
