@@ -46,5 +46,5 @@ class AveragedGem(Method):
         self._step = state["step"]
 
     def forecast_bytes(self, sizes: Sizes) -> int:
-        """One gradient, and two float64 tensors at a time."""
-        return 4 * sizes.num_trained + 16 * sizes.largest_matrix
+        """The reference gradient, one that is being added up, and two float64 tensors at a time."""
+        return 8 * sizes.num_trained + 16 * sizes.largest_matrix

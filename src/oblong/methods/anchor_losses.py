@@ -22,9 +22,24 @@ def compute_anchor_loss(training: Training, blocks_NT: Tensor) -> Tensor:
     return compute_token_losses(*select_predicted(logits, blocks_NT)).mean()
 
 
+@torch.no_grad()
+def measure_anchor_loss(training: Training, blocks_NT: Tensor) -> float:
+    """The value of `compute_anchor_loss`, in passes as large as the training's."""
+    parts = torch.split(blocks_NT, training.batch_size)
+    return sum(len(part) * compute_anchor_loss(training, part).item() for part in parts) / len(blocks_NT)
+
+
 def compute_anchor_gradients(training: Training, blocks_NT: Tensor) -> Gradients:
-    """Gradient of `compute_anchor_loss` by parameter; `.grad` is left alone."""
-    return differentiate(compute_anchor_loss(training, blocks_NT), training)
+    """Gradient of `compute_anchor_loss` by parameter; `.grad` is left alone.
+
+    No pass is larger than one of the training's, so that activations never need more memory than they do there.
+    """
+    total: Gradients = {}
+    for part in torch.split(blocks_NT, training.batch_size):
+        share = len(part) / len(blocks_NT)
+        gradients = differentiate(compute_anchor_loss(training, part) * share, training)
+        total = {name: value + total[name] if total else value for name, value in gradients.items()}
+    return total
 
 
 def differentiate(loss: Tensor, training: Training) -> Gradients:

@@ -56,8 +56,8 @@ class GradientEpisodicMemory(Method):
         self._step = state["step"]
 
     def forecast_bytes(self, sizes: Sizes) -> int:
-        """One gradient per old task, and two float64 tensors at a time."""
-        return 4 * sizes.num_anchor_tasks * sizes.num_trained + 16 * sizes.largest_matrix
+        """One gradient per old task, one that is being added up, and two float64 tensors at a time."""
+        return 4 * (sizes.num_anchor_tasks + 1) * sizes.num_trained + 16 * sizes.largest_matrix
 
     def _compute_old_gradients(self, task: int) -> Gradients:
         anchor, seed = self._training.old_data, self._training.seed

@@ -18,6 +18,7 @@ def forecast_sizes(training: Training, item: Batch | None) -> Sizes:
     return Sizes(
         num_trained=sum(parameter.numel() for parameter in training.trained.values()),
         num_tokens=0 if item is None else int(item["input_ids"].numel()) * training.batch_size,
+        batch_size=training.batch_size,
         vocabulary=int(getattr(text_config, "vocab_size", 0)),
         num_anchor_tasks=1 if training.anchor is None else training.anchor.num_tasks,
         largest_matrix=max((parameter.numel() for parameter in training.trained.values()), default=0),

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from oblong.methods.anchor_losses import compute_anchor_gradients, compute_anchor_loss
+from oblong.methods.anchor_losses import compute_anchor_gradients, measure_anchor_loss
 from oblong.methods.options import PackNetOptions
 from oblong.methods.protocol import Method, Sizes, State, Training
 
@@ -139,8 +139,7 @@ class PackNet(Method):
         for value in trained.values():
             value.grad = None
 
-    @torch.no_grad()
     def _record(self, moment: str) -> None:
         anchor = self.training.anchor
         if anchor is not None:
-            self.report[moment] = float(compute_anchor_loss(self.training, anchor.blocks[:8]))
+            self.report[moment] = measure_anchor_loss(self.training, anchor.blocks[:8])

@@ -75,6 +75,7 @@ class Sizes:
     Attributes:
         num_trained: elements that train.
         num_tokens: tokens of one micro-batch.
+        batch_size: sequences of one micro-batch.
         vocabulary: number of tokens of the vocabulary.
         num_anchor_tasks: groups of old data.
         largest_matrix: elements of the largest trained tensor.
@@ -83,6 +84,7 @@ class Sizes:
     num_trained: int
     num_tokens: int
     vocabulary: int
+    batch_size: int = 1
     num_anchor_tasks: int = 1
     largest_matrix: int = 0
 

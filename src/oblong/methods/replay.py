@@ -60,8 +60,9 @@ class ExperienceReplay(Method):
         self._num_new, self._step = state["num_new"], state["step"]
 
     def forecast_bytes(self, sizes: Sizes) -> int:
-        """The old blocks' logits, their log-probabilities and their gradient; their activations are not counted."""
-        return math.ceil(3 * self._options.strength * sizes.logits_bytes)
+        """The old rows' logits, log-probabilities and gradients; their other activations are not counted."""
+        num_rows = math.ceil(self._options.strength * sizes.batch_size)
+        return 4 * sizes.logits_bytes * num_rows // sizes.batch_size
 
     def _count_old(self, num_new: int) -> int:
         before = math.floor(self._num_new * self._options.strength)

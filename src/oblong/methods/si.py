@@ -47,7 +47,6 @@ class SynapticIntelligence(QuadraticPenalty):
         if self.importance is not None or self._options.warmup_steps == 0:
             return
         anchor, options, trained = self.training.old_data, self._options, self.training.trained
-        original = {name: value.detach().clone() for name, value in trained.items()}
         optimizer = torch.optim.AdamW(trained.values(), lr=self.training.learning_rate, weight_decay=0.0)
         for step in range(options.warmup_steps):
             blocks_NT = anchor.draw(options.warmup_batch, seed=self.training.seed, step=step)
@@ -59,7 +58,7 @@ class SynapticIntelligence(QuadraticPenalty):
         self.finish()
         with torch.no_grad():
             for name, value in trained.items():
-                value.copy_(original[name])
+                value.copy_(self.base[name])
                 value.grad = None
         self.prepare(self.training)
 
@@ -77,13 +76,11 @@ class SynapticIntelligence(QuadraticPenalty):
     @torch.no_grad()
     def finish(self) -> None:
         """Turn the path into importance."""
-        gained = {}
+        importance = {}
         for name, value in self.training.trained.items():
-            travelled = (widen(value.detach()) - self.base[name]).square()
-            gained[name] = self.path_integral[name] / (travelled + self._options.damping)
-        if self.importance is not None:
-            gained = {name: self.importance[name] + value for name, value in gained.items()}
-        importance = {name: value.clamp_min(0.0) for name, value in gained.items()}
+            travelled = (widen(value.detach()) - self.base[name]).square_()
+            gained = self.path_integral[name].div_(travelled.add_(self._options.damping))
+            importance[name] = (gained if self.importance is None else gained + self.importance[name]).clamp_min_(0.0)
         self.importance = normalise(importance) if self._options.normalise else importance
         self.path_integral = {name: torch.zeros_like(value) for name, value in self.base.items()}
 

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from oblong.methods.a_gem import AveragedGem
-from oblong.methods.anchor_losses import compute_anchor_gradients, compute_inner_product
+from oblong.methods.anchor_losses import compute_anchor_gradients, compute_inner_product, measure_anchor_loss
 from oblong.methods.gem import GradientEpisodicMemory, add_weighted, solve_dual
 from oblong.methods.options import AGemOptions, GemOptions, PackNetOptions
 from oblong.methods.packnet import FREE, PackNet
@@ -164,6 +164,19 @@ def test_the_anchor_gradient_leaves_no_trace() -> None:
     compute_anchor_gradients(training, training.old_data.blocks)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_anchor_gradient_does_not_depend_on_the_size_of_its_passes() -> None:
+    model = make_llama()
+    blocks_NT = draw_blocks(5, seed=1)
+    one, other = (
+        compute_anchor_gradients(make_training(model, blocks_NT, batch_size=size), blocks_NT) for size in (5, 2)
+    )
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, other[name])
+    sizes = (1, 5)
+    losses = [measure_anchor_loss(make_training(model, blocks_NT, batch_size=size), blocks_NT) for size in sizes]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @torch.no_grad()
