@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_SECONDS = 400
+TIMEOUT_SECONDS = 600
 Job = Mapping[str, Any]
 
 
@@ -26,7 +26,7 @@ def run_together(folder: Path, jobs: Sequence[Job], *, count: int = 2) -> list[l
     """Run jobs one after the other in `count` processes.
 
     Returns:
-        For each process what came of each job: `ok`, or the error's class and message. A killed process says nothing.
+        For each process what came of each job: `ok`, or the error's class and message. A killed process says no more.
     """
     script = folder / "jobs.json"
     script.write_text(json.dumps(list(jobs)), encoding="utf-8")
@@ -46,7 +46,7 @@ def run_together(folder: Path, jobs: Sequence[Job], *, count: int = 2) -> list[l
     finally:
         for process in started:
             process.kill()
-    return [json.loads(printed.splitlines()[-1]) if printed else [] for printed in (first, *others)]
+    return [[json.loads(line) for line in printed.splitlines()] for printed in (first, *others)]
 
 
 def make_environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -78,7 +78,6 @@ def main(script: Path) -> None:
     from oblong.speech.training import SpeechProgress, SpeechTrainRecipe, train_speech
 
     distributed.init_process_group("gloo")
-    results = []
     for job in json.loads(script.read_text(encoding="utf-8")):
         fields = {name: value for name, value in job.items() if name not in ("others", "kill")}
         if distributed.get_rank() > 0:
@@ -90,10 +89,11 @@ def main(script: Path) -> None:
 
         try:
             train_speech(SpeechTrainRecipe.model_validate(fields), on_progress=report)
-            results.append("ok")
+            result = "ok"
         except OblongError as error:
-            results.append(f"{type(error).__name__}: {error}")
-    sys.stdout.write(json.dumps(results) + "\n")
+            result = f"{type(error).__name__}: {error}"
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
     distributed.destroy_process_group()
 
 

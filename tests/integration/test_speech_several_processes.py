@@ -55,6 +55,7 @@ def outcomes(folder: Path) -> list[list[str]]:
             make_job(folder, "too-many", batch=BATCH | {"max_utterances": 1}),
             make_job(folder, "no-model") | {"others": {"language_model": "no-such-model"}},
             make_job(folder, "no-disk") | {"others": {"output": str(folder / "elsewhere")}},
+            make_job(folder, "killed-adapted") | {"kill": ["training", 5]},
         ],
     )
 
@@ -120,15 +121,16 @@ def test_only_the_first_process_says_what_is_refused(outcomes: list[list[str]]) 
 
 
 @pytest.mark.usefixtures("outcomes")
-@pytest.mark.parametrize("shard", [False, True], ids=["whole", "sharded"])
-def test_killed_processes_go_on_in_the_same_bits(folder: Path, *, shard: bool) -> None:
-    job = make_job(folder, f"killed-{shard}", shard_frozen=shard)
-    assert run_together(folder, [job | {"kill": ["training", 5]}]) == [[], []]
-    assert (folder / f"killed-{shard}.partial").exists()
-    assert run_together(folder, [job]) == [["ok"], ["ok"]]
-    whole = "two-sharded" if shard else "two-adapted"
-    for place in ("last/adaptor", "last/trained", "best/trained"):
-        ours, theirs = (load_file(folder / name / f"{place}.safetensors") for name in (f"killed-{shard}", whole))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    ours_run, whole_run = read_run(folder, f"killed-{shard}"), read_run(folder, whole)
-    assert [stage.history for stage in ours_run.stages] == [stage.history for stage in whole_run.stages]
+def test_killed_processes_go_on_in_the_same_bits(folder: Path) -> None:
+    assert (folder / "killed-adapted.partial").exists()
+    sharded = make_job(folder, "killed-sharded", shard_frozen=True)
+    resumed = run_together(folder, [make_job(folder, "killed-adapted"), sharded | {"kill": ["training", 5]}])
+    assert [said[0] for said in resumed] == ["ok", "ok"]
+    assert (folder / "killed-sharded.partial").exists()
+    assert run_together(folder, [sharded]) == [["ok"], ["ok"]]
+    for way in ("adapted", "sharded"):
+        for file in ("last/adaptor", "last/trained", "best/trained"):
+            ours, theirs = (load_file(folder / f"{name}-{way}" / f"{file}.safetensors") for name in ("killed", "two"))
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        killed, whole = read_run(folder, f"killed-{way}"), read_run(folder, f"two-{way}")
+        assert [stage.history for stage in killed.stages] == [stage.history for stage in whole.stages]
