@@ -193,7 +193,3 @@ class WorkerError(OperationalError):
 
 class OtherProcessError(OperationalError):
     """Another process of the same training failed, or this one did and the first one says why."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code

@@ -75,10 +75,12 @@ def train(
         with show_progress() if speaks else nullcontext() as on_progress:
             run = train_speech(resolved, on_progress=on_progress, resume=not fresh, force=force, path=path)
     except KeyboardInterrupt:
-        note(f"unfinished: the same command goes on from the last checkpoint in {resolved.output}.partial")
+        if speaks:
+            note(f"unfinished: the same command goes on from the last checkpoint in {resolved.output}.partial")
         raise
-    except OtherProcessError as error:
-        raise typer.Exit(error.exit_code) from error
+    except OtherProcessError:
+        # The launcher ends all processes as soon as one fails, and the first still has to say why.
+        return
     if not speaks:
         return
     if as_json:

@@ -114,12 +114,12 @@ class Processes:
             done = work()
         except OblongError as caught:
             error = caught
-        reports = self._gather(None if error is None else (error.exit_code, str(error), socket.gethostname()))
+        reports = self._gather(None if error is None else (str(error), socket.gethostname()))
         failures = [(rank, report) for rank, report in enumerate(reports) if report is not None]
         if failures:
-            rank, (exit_code, message, host) = failures[0]
+            rank, (message, host) = failures[0]
             if not self.is_first:
-                raise OtherProcessError(message, exit_code) from error
+                raise OtherProcessError(message) from error
             raise error or UserError(f"process {rank} of {self.count}, on {host}: {message}")
         return done  # type: ignore[return-value]  # set where nothing failed
 
