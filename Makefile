@@ -12,11 +12,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 BENCHMARKS := spectra_accuracy spectra_speed error_bound scan_trust scan_noise null_law scan_speed scan_memory scan_cache \
 	scan_shapes scan_moe scan_llama8b scan_killed scan_mutations scan_real_models tune_cost
 
-.PHONY: help install demo demo-quick demo-full test lint types layers unit bench clean
+.PHONY: help install demo demo-quick demo-full speech-demo figure1 test lint types layers unit bench clean
 
 help:
 	@echo "make demo        the main job on a real model: scan, plan, tune four ways, measure, report.html"
 	@echo "make demo-quick  the same in 2 minutes;  make demo-full  a study with three seeds (30 minutes)"
+	@echo "make speech-demo a language model learns to hear, and keeps its text: word errors beside perplexity"
+	@echo "make figure1     the paper's Figure 1, again: seven choices of what to train (hours; resumable)"
 	@echo "make test        lint, types, layer contracts, tests"
 	@echo "make bench       every figure of the README and docs (slow); JSON in build/bench"
 
@@ -43,6 +45,17 @@ demo-quick: install
 
 demo-full: install
 	$(BIN)/oblong demo --full
+
+speech-demo: install
+	@$(INSTALL) -e '.[speech]'
+	$(BIN)/oblong speech demo
+
+figure1: install
+	@$(INSTALL) -e '.[speech,tts]'
+	$(BIN)/oblong fetch demo-model
+	$(BIN)/oblong fetch whisper-base
+	$(BIN)/oblong speech fetch-data
+	$(BIN)/python -m benchmarks.figure1 --jobs 2 --json build/figure1/figure1.json
 
 test: $(VENV)/.installed-test lint types layers unit
 

@@ -1,7 +1,7 @@
 """Real-time factor of our transcription against transformers' own speech recognition pipeline, same weights and clips.
 
     python benchmarks/transcription_speed.py MANIFEST [--model whisper-base] [--limit 32] [--batch-size 8]
-                                             [--rounds 3] [--threads N] [--json FILE]
+                                             [--rounds 3] [--threads N] [--speech-llm DIR] [--json FILE]
 
 Both run in this process in every round, on clips in memory, in float32, greedily, with the clips' language given and
 the same number of clips at a time; the figures are medians over the rounds of seconds per second of audio, and of the
@@ -11,6 +11,9 @@ ratio within a round. What each does, so that nobody is favoured unknowingly:
 - transformers  `pipeline("automatic-speech-recognition")` in the order of the manifest, greedily, though its default is
                 five beams; otherwise its defaults: no limit but 256 tokens. It may write more where the model loops;
                 `same_texts` counts the clips of which both wrote the same.
+
+With `--speech-llm`, oblong transcribes with that one instead, a speech LLM whose encoder is the Whisper model's; the
+pipeline still runs Whisper, and the two write different texts.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from oblong.models.quiet import quiet_transformers
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.loading import load_transcriber
 from oblong.speech.sources import SAMPLE_RATE, load_audio, read_manifest
-from oblong.speech.transcribers import WhisperTranscriber
+from oblong.speech.transcribers import Transcriber, WhisperTranscriber
 from oblong.speech.transcribing import Clip, transcribe_clips
 
 GOAL = 1.0  # not slower than the pipeline
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--speech-llm")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.threads:
@@ -86,17 +90,21 @@ def main() -> None:
     transcriber = load_transcriber(options.model, device="cpu", dtype="float32").transcriber
     if not isinstance(transcriber, WhisperTranscriber):
         parser.error("--model must be a Whisper model")
+    ears: Transcriber = transcriber
+    if options.speech_llm:
+        ears = load_transcriber(options.speech_llm, device="cpu", dtype="float32").transcriber
     settings = DecodingSettings(batch_size=options.batch_size)
     run_pipeline = make_pipeline_run(transcriber, options.batch_size, lang)
     rounds = []
     for _ in range(options.rounds):
-        ours, texts = measure(lambda: [heard.text for heard in transcribe_clips(transcriber, clips, settings)])
+        ours, texts = measure(lambda: [heard.text for heard in transcribe_clips(ears, clips, settings)])
         with quiet_transformers():
             theirs, expected = measure(lambda: run_pipeline(clips))
         rounds.append((ours, theirs))
     equal = sum(one == other for one, other in zip(texts, expected, strict=True))
     result = {
         "model": options.model,
+        "speech_llm": Path(options.speech_llm).parent.name if options.speech_llm else None,
         "clips": len(clips),
         "audio_seconds": round(audio_seconds, 1),
         "batch_size": options.batch_size,

@@ -17,15 +17,17 @@ from oblong.records import Scan
 from oblong.scanning import scan
 from tests.checkpoint_builders import llama_tensors, write_model
 
-# A scan that takes its time: it rests after every unit, so that a signal finds it in the middle.
+# A scan that takes its time: it rests after every unit, so that a signal finds it in the middle also where the machine
+# lets the sender wait.
 SLOW = """
 import sys, time
 from oblong.cli import scan as command
-update = command.ScanBar.update
-command.ScanBar.update = lambda self, state: (time.sleep(0.02), update(self, state))[1]
+update, seconds = command.ScanBar.update, float(sys.argv[1])
+command.ScanBar.update = lambda self, state: (time.sleep(seconds), update(self, state))[1]
 from oblong.cli.main import main
-main(sys.argv[1:])
+main(sys.argv[2:])
 """
+REST_SECONDS = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"), llama_tensors(layers=8, width=48, hidden=96))
 
 
-def start(model: Path, output: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SLOW, "scan", str(model), "-o", str(output), *options]
+def start(model: Path, output: Path, *options: str, rest: float = REST_SECONDS) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW, str(rest), "scan", str(model), "-o", str(output), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -71,7 +73,7 @@ def test_kill_nine_three_times_and_resume(model: Path, tmp_path: Path) -> None:
         assert stop(process, signal.SIGKILL)[0] == -signal.SIGKILL
         assert not output.exists()
     kept = len(partial.read_text().splitlines()) - 1
-    process = start(model, output)
+    process = start(model, output, rest=0.0)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert f"resuming: {kept} of " in errors
@@ -88,7 +90,7 @@ def test_kill_nine_and_every_singular_value_is_there(model: Path, tmp_path: Path
         process = start(model, output, "--spectrum", "full")
         wait_for_lines(tmp_path / "s.jsonl.partial", number, process)
         stop(process, signal.SIGKILL)
-    process = start(model, output, "--spectrum", "full")
+    process = start(model, output, "--spectrum", "full", rest=0.0)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "resuming: " in errors

@@ -28,7 +28,7 @@ class ArmRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """An evaluation and where it stands: `x` counts from the start of stage B, so that stage A has negative ones."""
+    """An evaluation and where it stands: `x` counts from the start of stage B; earlier stages are negative."""
 
     x: float
     point: SpeechPoint
@@ -81,12 +81,11 @@ def place_points(run: SpeechRun, over: Axis = "time") -> list[Placed]:
     def measure(point: SpeechPoint) -> float:
         return point.seconds if over == "time" else float(point.step)
 
-    aligning = [measure(point) for point in run.points if point.stage is SpeechStage.ALIGN]
-    start = max(aligning, default=0.0)
-    return [
-        Placed(x=measure(point) - (start if point.stage is SpeechStage.ALIGN else 0.0), point=point)
-        for point in run.points
-    ]
+    begins, start = {SpeechStage.ADAPT: 0.0}, 0.0
+    for stage in (SpeechStage.ALIGN, SpeechStage.SPELL):
+        start -= max((measure(point) for point in run.points if point.stage is stage), default=0.0)
+        begins[stage] = start
+    return [Placed(x=begins[point.stage] + measure(point), point=point) for point in run.points]
 
 
 def choose_unit(records: Sequence[ArmRecord]) -> tuple[str, float]:

@@ -31,7 +31,7 @@ from oblong.reporting.speech_run_tables import (
 from tests.speech_run_builders import make_curve, make_point, make_speech_run
 from tests.unit.reporting.test_speech_tables import make_evaluation
 
-ALIGN, ADAPT = SpeechStage.ALIGN, SpeechStage.ADAPT
+SPELL, ALIGN, ADAPT = SpeechStage.SPELL, SpeechStage.ALIGN, SpeechStage.ADAPT
 GOLDEN = Path(__file__).resolve().parents[2] / "golden/records/v1/speech_run.json"
 
 
@@ -78,6 +78,13 @@ def test_the_second_stage_begins_at_zero() -> None:
     assert [placed.x for placed in place_points(run)] == [-360, 0, 0, 60]  # 12 s a step
     assert [placed.x for placed in place_points(run, "steps")] == [-30, 0, 0, 5]
     assert choose_unit([record(run)]) == ("min", 60.0)
+
+
+def test_spelling_stands_before_what_follows_it() -> None:
+    points = [make_point(stage, step, {"a": 1.0}, {}) for stage, step in ((SPELL, 0), (SPELL, 10), (ALIGN, 0))]
+    assert [placed.x for placed in place_points(make_speech_run(points=points), "steps")] == [-10, 0, 0]
+    aligned = [*points, make_point(ALIGN, 4, {"a": 1.0}, {}), make_point(ADAPT, 0, {"a": 1.0}, {})]
+    assert [placed.x for placed in place_points(make_speech_run(points=aligned), "steps")] == [-14, -4, -4, 0, 0]
 
 
 def test_the_mean_covers_what_all_seeds_have() -> None:

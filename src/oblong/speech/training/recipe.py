@@ -80,11 +80,24 @@ class OptimizerRecipe(Part):
     max_gradient_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
 
 
+class BatchRecipe(Part):
+    """Batches of utterances of similar length."""
+
+    max_seconds: float = Field(default=60.0, gt=0, description="padded length of a batch")
+    max_utterances: int = Field(default=16, gt=0)
+    num_buckets: int = Field(default=8, gt=0)
+
+    def make_rule(self) -> BucketRule:
+        """As the batches are made by."""
+        return BucketRule(**self.model_dump())
+
+
 class SpellRecipe(OptimizerRecipe):
     """Before stage A: the adaptor learns to spell with the language model's embeddings, by CTC; see `spelling`."""
 
     epochs: float = Field(default=6, gt=0, description="passes over the training utterances")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak")
+    batch: BatchRecipe | None = Field(default=None, description="default: that of the other stages")
 
 
 class AlignRecipe(OptimizerRecipe):
@@ -125,18 +138,6 @@ class StopRecipe(Part):
     max_perplexity_ratio: float | None = Field(
         default=None, ge=1, description="of any text to the untouched model; checkpoints beyond it are never the best"
     )
-
-
-class BatchRecipe(Part):
-    """Batches of utterances of similar length."""
-
-    max_seconds: float = Field(default=60.0, gt=0, description="padded length of a batch")
-    max_utterances: int = Field(default=16, gt=0)
-    num_buckets: int = Field(default=8, gt=0)
-
-    def make_rule(self) -> BucketRule:
-        """As the batches are made by."""
-        return BucketRule(**self.model_dump())
 
 
 class SpeechTrainRecipe(Part):

@@ -298,11 +298,13 @@ class SpeechTraining:
     def _plan_spell(self, state: TrainingState, speller: Speller) -> StagePlan:
         recipe = self._recipe.spell
         assert recipe is not None  # or the stage would not run
-        num_steps = count_spelling_steps(self._bench.clips, self._recipe, recipe.epochs)
+        batch = (recipe.batch or self._recipe.batch).make_rule()
+        num_steps = count_spelling_steps(self._bench.clips, batch, epochs=recipe.epochs, seed=self._recipe.seed)
         parameters = {**prefix_names(self._arm.adaptor), **speller.own_parameters}
         return StagePlan(
             stage=SpeechStage.SPELL,
             compute_loss=lambda batch: speller(batch).loss,
+            batch=batch,
             groups=[ParameterGroup(parameters=parameters, learning_rate=recipe.learning_rate)],
             num_steps=num_steps,
             # Its steps are short and many.
@@ -323,6 +325,7 @@ class SpeechTraining:
         return StagePlan(
             stage=SpeechStage.ALIGN,
             compute_loss=self._compute_loss,
+            batch=recipe.batch.make_rule(),
             groups=[ParameterGroup(parameters=prefix_names(self._arm.adaptor), learning_rate=recipe.align_rate)],
             num_steps=recipe.align.max_steps,
             evaluate_every=recipe.evaluate_every,
@@ -346,6 +349,7 @@ class SpeechTraining:
         return StagePlan(
             stage=SpeechStage.ADAPT,
             compute_loss=self._compute_loss,
+            batch=recipe.batch.make_rule(),
             groups=[
                 ParameterGroup(parameters=self._arm.trained, learning_rate=rate),
                 ParameterGroup(

@@ -25,13 +25,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from oblong.corpora.speech import plan_epoch
+from oblong.corpora.speech import BucketRule, plan_epoch
 from oblong.models.speech_lm import SpeechLMForConditionalGeneration, SpeechLMProcessor
 from oblong.models.speech_lm.encoded_audio import EncodedAudio
 from oblong.models.speech_lm.modeling import IGNORED
 from oblong.models.speech_lm.supervision import tokenise_answer
 from oblong.speech.training.batches import Clip, SpeechBatch
-from oblong.speech.training.recipe import SpeechTrainRecipe
 
 BLANK_TEXT: Final = " "
 # The logit of an audio token that equals an embedding, at the start: it can be sure among some thousands of others.
@@ -131,7 +130,7 @@ class Speller(nn.Module):
         return answer[: len(answer) - self._num_end]
 
 
-def count_spelling_steps(clips: Sequence[Clip], recipe: SpeechTrainRecipe, epochs: float) -> int:
+def count_spelling_steps(clips: Sequence[Clip], rule: BucketRule, *, epochs: float, seed: int) -> int:
     """Steps of so many epochs, each as long as the first."""
     seconds = [clip.seconds for clip in clips]
-    return math.ceil(epochs * len(plan_epoch(seconds, recipe.batch.make_rule(), seed=recipe.seed, epoch=0)))
+    return math.ceil(epochs * len(plan_epoch(seconds, rule, seed=seed, epoch=0)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oblong.corpora.speech import BatchPosition, iter_batches
+from oblong.corpora.speech import BatchPosition, BucketRule, iter_batches
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
@@ -39,6 +39,7 @@ class StagePlan:
     Attributes:
         stage: its name.
         compute_loss: of a batch, a scalar with its gradient.
+        batch: how utterances are grouped.
         groups: what trains; names differ between groups.
         num_steps: of the schedule; the stage may end before.
         evaluate_every: steps between evaluations.
@@ -51,6 +52,7 @@ class StagePlan:
 
     stage: SpeechStage
     compute_loss: Callable[[SpeechBatch], torch.Tensor]
+    batch: BucketRule
     groups: Sequence[ParameterGroup]
     num_steps: int
     evaluate_every: int
@@ -138,9 +140,7 @@ class StageRunner:
         bench = self._bench
         start = BatchPosition(self._current.epoch, self._current.batch)
         seconds = [clip.seconds for clip in bench.clips]
-        for position, members in iter_batches(
-            seconds, bench.recipe.batch.make_rule(), seed=bench.recipe.seed, start=start
-        ):
+        for position, members in iter_batches(seconds, self._plan.batch, seed=bench.recipe.seed, start=start):
             yield position, [bench.clips[member] for member in members]
 
     def _step(self, position: BatchPosition, clips: Sequence[Clip], end: int) -> None:
