@@ -10,6 +10,7 @@
     |   |-- RecipeError               a recipe with one or more mistakes, all of them listed
     |   |-- SelectionError            a criterion, budget or filter that selects nothing sensible
     |   |-- PlanMismatchError         a Plan that was made for another model
+    |   |-- MethodError               a method against forgetting that cannot work in this setting
     |   |-- SpeechModelError          encoder, adaptor and language model that do not fit together
     |   |-- SpeechInputError          audio, prompts or features that a speech model cannot take
     |   |-- DataError                 text that is missing, empty or unreadable
@@ -116,6 +117,10 @@ class SelectionError(UserError):
 
 class PlanMismatchError(UserError):
     """A Plan that does not fit the model it is applied to."""
+
+
+class MethodError(UserError):
+    """A method against forgetting that cannot work in this setting, or lacks what it needs."""
 
 
 class SpeechModelError(UserError):

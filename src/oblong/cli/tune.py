@@ -63,6 +63,8 @@ def tune(
     allow_other_weights: Annotated[
         bool | None, typer.Option(help="Accept a Plan made from other weights of the same names and shapes.")
     ] = None,
+    method: Annotated[str | None, typer.Option(help="Method against forgetting, with its default options.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="Old data for it: self_generated, bundled:NAME, a file.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished run of the same output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Run as JSON on stdout and nothing else.")] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from oblong.comparing.contrasts import compute_changes
 from oblong.comparing.jobs import BASE, Job
@@ -139,7 +139,7 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
         model=recipe.model,
         tune={
             **recipe.train,
-            **override_learning_rate(recipe.arms[arm]),
+            **override_training(recipe.arms[arm]),
             "model": recipe.model,
             "plan": str(plan_file),
             "output": str(folder / "run"),
@@ -154,9 +154,11 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
     )
 
 
-def override_learning_rate(rule: ArmRule) -> dict[str, float]:
-    """An arm's own learning rate, if it has one."""
-    return {} if rule.learning_rate is None else {"learning_rate": rule.learning_rate}
+def override_training(rule: ArmRule) -> dict[str, Any]:
+    """An arm's own learning rate and method, if it has them."""
+    rate = {} if rule.learning_rate is None else {"learning_rate": rule.learning_rate}
+    method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
+    return {**rate, **method}
 
 
 def write_plan(plan: Plan, file: Path) -> None:

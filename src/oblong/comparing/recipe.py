@@ -6,26 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from oblong.errors import RecipeError
+from oblong.methods import METHODS, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
 from oblong.tuning.recipe import TuneRecipe
 
 
 class ArmRule(Part):
-    """How one arm chooses its tensors: a rule for `oblong plan`, or a finished Plan file."""
+    """How one arm chooses its tensors (a rule for `oblong plan`, or a finished Plan file) and how it trains them."""
 
-    plan: str | None = Field(default=None, description="a Plan file; nothing else of the arm may then be given")
+    plan: str | None = Field(default=None, description="a Plan file; the rule's fields may then not be given")
     criterion: str = "kappa"
     order: Literal["lowest", "highest"] = "lowest"
     within: Literal["model", "role", "shape"] = "model"
     budget: str | None = Field(default=None, description="default: the comparison's budget")
     learning_rate: float | None = Field(default=None, gt=0, description="default: the comparison's")
+    method: SerializeAsAny[MethodOptions] | None = Field(
+        default=None, description="what to do against forgetting; default: `train`'s, or plain fine-tuning"
+    )
     redraw: bool = Field(
         default=True, description="a random arm draws other tensors for each seed, so that its luck is averaged"
     )
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _check_method(cls, value: Any) -> Any:
+        return None if value is None else parse_method(value)
 
 
 class EvaluationCorpus(Part):
@@ -67,6 +76,9 @@ class CompareRecipe(Part):
             raise ValueError("seeds: the same seed is given twice")
         if not any(corpus.new_domain for corpus in self.evaluate.values()):
             raise ValueError("evaluate: mark the domain that is being learned with `new_domain: true`")
+        anchorless = [name for name, rule in self.arms.items() if needs_anchor(rule) and not self.train.get("anchor")]
+        if anchorless:
+            raise ValueError(f"train: give anchor, the old data that the method of {', '.join(anchorless)} needs")
         if self.stride > self.window:
             raise ValueError(f"stride: {self.stride} is larger than the window of {self.window} tokens")
         return self
@@ -74,6 +86,11 @@ class CompareRecipe(Part):
     def plan_files(self) -> tuple[Path, ...]:
         """The Plan files that arms name."""
         return tuple(Path(rule.plan) for rule in self.arms.values() if rule.plan)
+
+
+def needs_anchor(rule: ArmRule) -> bool:
+    """Whether an arm's method cannot do without old data."""
+    return rule.method is not None and METHODS[rule.method.name].needs_anchor
 
 
 TUNING_PLACEHOLDERS: dict[str, Any] = {"model": "-", "plan": "-", "output": "-"}

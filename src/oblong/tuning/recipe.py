@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from oblong.errors import RecipeError
+from oblong.methods import METHODS, SELF_GENERATED, AnchorOptions, MethodOptions, parse_method
 from oblong.records.base import Part
 from oblong.records.recipe import describe_recipe_errors, load_recipe_data
 
@@ -58,6 +59,22 @@ class TuneRecipe(Part):
     allow_other_weights: bool = Field(
         default=False, description="accept a Plan made from other weights of the same names and shapes"
     )
+    method: SerializeAsAny[MethodOptions] | None = Field(
+        default=None, description="what to do against forgetting: a name, or name, strength and other options"
+    )
+    anchor: AnchorOptions | None = Field(
+        default=None, description="old data, for methods that need it: self_generated, bundled:NAME, a file, ..."
+    )
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _check_method(cls, value: Any) -> Any:
+        return None if value is None else parse_method(value)
+
+    @field_validator("anchor", mode="before")
+    @classmethod
+    def _accept_bare_anchor(cls, value: Any) -> Any:
+        return {"sources": value} if isinstance(value, (str, list)) else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -70,6 +87,18 @@ class TuneRecipe(Part):
             raise ValueError("give either steps or epochs")
         if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        return self
+
+    @model_validator(mode="after")
+    def _check_method_fits(self) -> Self:
+        spec = None if self.method is None else METHODS[self.method.name]
+        if spec is not None and spec.needs_anchor and self.anchor is None:
+            raise ValueError(f"method {spec.name} needs old data: give anchor, for example `anchor: {SELF_GENERATED}`")
+        if spec is not None and spec.adds_modules:
+            raise ValueError(
+                f"method {spec.name} adds modules to the model, which a delta checkpoint cannot hold: "
+                "use it with oblong.methods.MethodTrainer"
+            )
         return self
 
     @property

@@ -12,10 +12,12 @@ import torch
 from oblong.checkpoints.delta import write_delta
 from oblong.checkpoints.locate import locate_model
 from oblong.corpora import Documents, read_documents
+from oblong.methods import build_method
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import Plan, Provenance, Run, RunStatus, TrainingPoint
+from oblong.tuning.anchor import obtain_anchor
 from oblong.tuning.apply import AppliedPlan, apply_plan
 from oblong.tuning.data import build_training_blocks
 from oblong.tuning.memory import measure_peak_memory
@@ -23,6 +25,7 @@ from oblong.tuning.prove import digest_unstored, prove_frozen
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
 from oblong.tuning.workspace import (
+    ANCHOR_FILE,
     CHECKPOINTS_DIRECTORY,
     DELTA_DIRECTORY,
     RUN_FILE,
@@ -83,7 +86,16 @@ def _run(
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
         return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
-    result = train(applied, blocks, recipe, num_steps=num_steps, checkpoints=checkpoints, on_progress=on_progress)
+    result = train(
+        applied,
+        blocks,
+        recipe,
+        num_steps=num_steps,
+        checkpoints=checkpoints,
+        method=None if recipe.method is None else build_method(recipe.method),
+        anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE),
+        on_progress=on_progress,
+    )
 
     proof = prove_frozen(applied, stored, model_name=recipe.model, unstored=unstored)
     write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest, replace=True)

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from oblong.checkpoints.delta import create_directory
+from oblong.methods import AnchorData, Method, MethodTrainerMixin
 from oblong.tuning.apply import AppliedPlan
 from oblong.tuning.data import TrainingBlocks
 from oblong.tuning.recipe import TuneRecipe
@@ -82,6 +83,8 @@ def train(
     *,
     num_steps: int,
     checkpoints: Path,
+    method: Method | None = None,
+    anchor: AnchorData | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> TrainingResult:
     """Train what the Plan selects, from the newest checkpoint if there is one.
@@ -92,10 +95,13 @@ def train(
         recipe: how to train.
         num_steps: optimizer steps.
         checkpoints: directory of the resume checkpoints.
+        method: what to do against forgetting; None for plain fine-tuning.
+        anchor: old data, for methods that need it.
         on_progress: called after each step.
 
     Raises:
         OutputWriteError: a checkpoint could not be written; the one before survives.
+        MethodError: the method cannot work in this setting.
     """
     if recipe.gradient_checkpointing:
         enable_gradient_checkpointing(applied.model)
@@ -103,6 +109,8 @@ def train(
         applied=applied,
         args=build_arguments(recipe, num_steps=num_steps, output=checkpoints),
         train_dataset=blocks,
+        method=method,
+        anchor=anchor,
         callbacks=[FiniteGradients(), ReportProgress(on_progress)],
     )
     resume_from = find_last_checkpoint(checkpoints)
@@ -153,7 +161,7 @@ def enable_gradient_checkpointing(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
-class SelectedTensorsTrainer(Trainer):
+class SelectedTensorsTrainer(MethodTrainerMixin, Trainer):
     """A Trainer that reads blocks in their given order and checkpoints the selected tensors alone."""
 
     def __init__(self, *, applied: AppliedPlan, train_dataset: TrainingBlocks, **options: Any) -> None:
@@ -191,6 +199,7 @@ class SelectedTensorsTrainer(Trainer):
             save_file(masters, directory / MASTERS_FILE)
             self._save_optimizer_and_scheduler(str(directory))
             self._save_rng_state(str(directory))
+            self.save_method(directory)
             self.state.save_to_json(str(directory / STATE_FILE))
         for older in list_checkpoints(root):
             if older != target:

@@ -11,6 +11,7 @@ import torch
 from oblong.checkpoints.delta import Delta, digest_tensor, name_dtype, read_delta
 from oblong.checkpoints.locate import locate_model
 from oblong.errors import ModelNotFoundError, VerificationError
+from oblong.methods import METHODS
 from oblong.models.stored_tensors import StoredTensors, open_stored_tensors
 from oblong.records import DeltaManifest, Plan, Run, TensorDigest
 from oblong.tuning.prove import compute_fraction_moved
@@ -76,7 +77,7 @@ def verify_run(directory: Path, *, base: str | None = None, merged: str | None =
     problems = [
         *_compare_records(tuned),
         *compare_with_base(stored, manifest),
-        *_find_unmoved(stored, tuned.delta),
+        *_find_unmoved(stored, tuned.delta, tuned.run),
     ]
     checks = [
         Check(statement="the delta changes the Plan's tensors and no others", num_tensors=len(manifest.changed)),
@@ -134,14 +135,21 @@ def _compare_records(tuned: TunedRun) -> Iterator[str]:
         yield f"{name}: in the Plan, but not in the delta"
 
 
-def _find_unmoved(stored: StoredTensors, delta: Delta) -> Iterator[str]:
+def may_leave_unmoved(run: Run) -> bool:
+    """Whether a run's method may rightly leave tensors of the Plan as they were."""
+    method = run.recipe.get("method")
+    spec = METHODS.get(method["name"]) if isinstance(method, Mapping) else None
+    return spec is not None and spec.may_leave_unmoved
+
+
+def _find_unmoved(stored: StoredTensors, delta: Delta, run: Run) -> Iterator[str]:
     for name, tuned in delta.tensors.items():
         if name not in stored:
             continue
         base = stored.read(name)
         if base.shape != tuned.shape or name_dtype(base.dtype) != name_dtype(tuned.dtype):
             yield f"{name}: another shape or dtype than the base model's"
-        elif (share := compute_fraction_moved(base, tuned)) == 0.0:
+        elif (share := compute_fraction_moved(base, tuned)) == 0.0 and not may_leave_unmoved(run):
             yield f"{name}: in the Plan, but no element of it moved"
         elif share != delta.manifest.changed[name].fraction_moved:
             yield f"{name}: {share:.4%} of it moved, the manifest says otherwise"

@@ -4,6 +4,7 @@
     OUTPUT/recipe.yaml   the recipe as resolved
     OUTPUT/plan.yaml     the Plan
     OUTPUT/data.json     which text
+    OUTPUT/anchor.safetensors   the blocks of old data, where a method uses any
     OUTPUT/delta/        the delta checkpoint
 
 An output directory is therefore always a finished run, and a finished run is only ever replaced by another.
@@ -29,6 +30,7 @@ RECIPE_FILE: Final = "recipe.yaml"
 PLAN_FILE: Final = "plan.yaml"
 DATA_FILE: Final = "data.json"
 DELTA_DIRECTORY: Final = "delta"
+ANCHOR_FILE: Final = "anchor.safetensors"
 CHECKPOINTS_DIRECTORY: Final = "checkpoints"
 
 FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads"})

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from oblong.errors import DataError
-from oblong.tuning.data import TrainingBlocks, build_training_blocks, count_steps, order_blocks, pack_documents
+from oblong.models.packing import pack_documents
+from oblong.tuning.data import TrainingBlocks, build_training_blocks, count_steps, order_blocks
 from oblong.tuning.recipe import build_recipe
 from tests.tuning_builders import make_tokenizer
 

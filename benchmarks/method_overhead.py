@@ -1,0 +1,189 @@
+"""What each method against forgetting costs: seconds per step, and peak memory against its forecast.
+
+    python benchmarks/method_overhead.py [METHOD ...] [--width 256] [--layers 4] [--vocabulary 8192] [--steps 8]
+                                         [--repeats 3] [--threads 1] [--json FILE]
+
+A random Llama of the given size, all its feed-forward matrices trained in float32, AdamW; each run in a process of its
+own, the methods taken in turn, medians printed, beside plain fine-tuning. Seconds per step leave out the first step and
+whatever a method measures before training, which has a column of its own ("prepare"). Memory is the growth of ru_maxrss
+from the built model on, less plain fine-tuning's; "forecast" is what the method states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+PLAIN = "plain"
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "svb": {"every": 1},
+    "si": {"warmup_steps": 8},
+    "classp": {"anchor_blocks": 4},
+}
+"""Where the default would hide the cost: a projection in every step, short measurements."""
+Row = dict[str, Any]
+
+
+def run_method(name: str, options: argparse.Namespace) -> Row:
+    """One training in this process."""
+    import torch
+    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+    from oblong.methods import AnchorData, MethodTrainer, build_method, parse_method
+    from oblong.methods.memory import forecast_sizes
+    from oblong.tuning.memory import measure_peak_memory
+
+    torch.set_num_threads(options.threads)
+    model = build_model(options)
+    shape = (4 * options.steps * options.batch_size + 16, options.sequence_length)
+    blocks = torch.randint(options.vocabulary, shape, generator=torch.Generator().manual_seed(0))
+    anchor = AnchorData(blocks=blocks[:16], tasks=torch.zeros(16, dtype=torch.int64), sources=("random",))
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
+            times.append(time.perf_counter())
+
+        on_train_end = on_step_begin
+
+    before = measure_peak_memory()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = MethodTrainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder,
+                max_steps=options.steps,
+                per_device_train_batch_size=options.batch_size,
+                learning_rate=1e-5,
+                use_cpu=True,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                log_level="critical",
+                remove_unused_columns=False,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=[{"input_ids": block, "labels": block} for block in blocks[16:]],
+            data_collator=lambda items: {key: torch.stack([item[key] for item in items]) for key in items[0]},
+            callbacks=[Clock()],
+            method=build_method(parse_method({"name": name, **DEFAULTS.get(name, {})})),
+            anchor=anchor,
+        )
+        trainer.remove_callback(PrinterCallback)
+        training = trainer._describe_training()
+        sizes = forecast_sizes(training, next(training.read_items(1)))
+        trainer.train()
+    return {
+        "method": name,
+        "seconds_per_step": statistics.median(later - earlier for earlier, later in pairwise(times[1:])),
+        "prepare_seconds": times[0] - start,
+        "growth_bytes": measure_peak_memory() - before,
+        "forecast_bytes": trainer.method.forecast_bytes(sizes),
+        "num_trained": sizes.num_trained,
+    }
+
+
+def build_model(options: argparse.Namespace) -> Any:
+    """A random Llama whose feed-forward matrices train."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=options.width,
+        intermediate_size=3 * options.width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=options.sequence_length,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("mlp" in name)
+    return model
+
+
+def run_in_process(name: str, arguments: Sequence[str]) -> Row:
+    command = [sys.executable, __file__, *arguments, "--only", name]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise SystemExit(f"{name}: {finished.stderr}")
+    row: Row = json.loads(finished.stdout.splitlines()[-1])
+    return row
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """Medians of each method's repeats, beside plain fine-tuning's."""
+    medians: list[Row] = []
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        medians.append(
+            {
+                key: value if isinstance(value, str) else statistics.median(row[key] for row in mine)
+                for key, value in mine[0].items()
+            }
+        )
+    plain = next(row for row in medians if row["method"] == PLAIN)
+    for row in medians:
+        row["times_plain"] = row["seconds_per_step"] / plain["seconds_per_step"]
+        row["extra_bytes"] = row["growth_bytes"] - plain["growth_bytes"]
+    return medians
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    print(f"{'method':<24}{'s/step':>9}{'x plain':>9}{'prepare':>10}{'extra':>10}{'forecast':>10}")
+    for row in rows:
+        print(
+            f"{row['method']:<24}{row['seconds_per_step']:>9.3f}{row['times_plain']:>9.2f}"
+            f"{row['prepare_seconds']:>8.2f} s{row['extra_bytes'] / 1e6:>7.0f} MB{row['forecast_bytes'] / 1e6:>7.0f} MB"
+        )
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", help="default: all")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    from oblong.methods import METHODS
+
+    options = parse_arguments()
+    if options.only:
+        print(json.dumps(run_method(options.only, options)))
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `oblong tune` sets it
+    names = list(dict.fromkeys([PLAIN, *(options.methods or METHODS)]))
+    rows: list[Row] = []
+    for name in [name for _ in range(options.repeats) for name in names]:
+        rows.append(run_in_process(name, sys.argv[1:]))
+        if options.json:  # after every run, so that an interrupted benchmark keeps what it has
+            options.json.write_text(json.dumps({"runs": rows, "medians": summarise(rows)}, indent=1) + "\n")
+    print_table(summarise(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Every method by name: its options, what it needs, what it cannot be combined with, and where its code is.
+
+Read without torch; the code of a method is imported when it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from oblong.methods import options as opt
+from oblong.methods.options import MethodOptions
+from oblong.records.base import describe_validation_error
+
+if TYPE_CHECKING:
+    from oblong.methods.protocol import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSpec:
+    """One row of the registry.
+
+    Attributes:
+        options: the class of its options; their `name` is the method's.
+        code: `module:class` under `oblong.methods`.
+        summary: one line for tables.
+        needs_anchor: it cannot do without old data.
+        can_use_anchor: it works without, and does more with it.
+        may_leave_unmoved: tensors of the Plan may rightly end where they began.
+        adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
+    """
+
+    options: type[MethodOptions]
+    code: str
+    summary: str
+    needs_anchor: bool = False
+    can_use_anchor: bool = False
+    may_leave_unmoved: bool = False
+    adds_modules: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in recipes."""
+        return str(self.options.model_fields["name"].default)
+
+
+_SPECS: Final = (
+    MethodSpec(
+        options=opt.PlainOptions,
+        code="protocol:PlainFineTuning",
+        summary="plain fine-tuning",
+    ),
+    MethodSpec(options=opt.L2SpOptions, code="l2_sp:L2Sp", summary="half squared distance from the base"),
+    MethodSpec(
+        options=opt.EwcOptions,
+        code="ewc:ElasticWeightConsolidation",
+        summary="distance from the base, weighted by the Fisher information of old data",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.MasOptions,
+        code="mas:MemoryAwareSynapses",
+        summary="distance from the base, weighted by the output's sensitivity on unlabelled old data",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.SiOptions,
+        code="si:SynapticIntelligence",
+        summary="distance from the base, weighted by what each weight did for the loss on its way",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.ReplayOptions,
+        code="replay:ExperienceReplay",
+        summary="old blocks beside the new ones",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.KlToBaseOptions,
+        code="kl_to_base:KlToBase",
+        summary="KL divergence to the base's predictions on the new data",
+    ),
+    MethodSpec(
+        options=opt.LwfOptions,
+        code="lwf:LearningWithoutForgetting",
+        summary="distillation from the base, softened, on the new data",
+    ),
+    MethodSpec(
+        options=opt.GemOptions,
+        code="gem:GradientEpisodicMemory",
+        summary="the gradient projected so that no old task's loss rises",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.AGemOptions,
+        code="a_gem:AveragedGem",
+        summary="the gradient projected so that the old tasks' mean loss does not rise",
+        needs_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.PackNetOptions,
+        code="packnet:PackNet",
+        summary="the base keeps its largest weights, the new task gets the others",
+        can_use_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.ClasspOptions,
+        code="classp:ClasspMethod",
+        summary="an optimizer that moves weights with large gradients only, less the more they have moved",
+        can_use_anchor=True,
+        may_leave_unmoved=True,
+    ),
+    MethodSpec(
+        options=opt.SvbOptions,
+        code="svb:SingularValueBounding",
+        summary="singular values held in a band",
+    ),
+    MethodSpec(
+        options=opt.EigenvalueDecayOptions,
+        code="eigenvalue_decay:EigenvalueDecay",
+        summary="the largest singular value of the weights, or of their update, as a penalty",
+    ),
+    MethodSpec(
+        options=opt.SubspaceOptions,
+        code="subspace_projection:SubspaceProjection",
+        summary="updates orthogonal to the leading singular subspaces",
+    ),
+    MethodSpec(
+        options=opt.InformationBottleneckOptions,
+        code="information_bottleneck:InformationBottleneck",
+        summary="a noisy channel before the output layer, its rate as a penalty",
+        adds_modules=True,
+    ),
+    MethodSpec(
+        options=opt.MaskTheTargetOptions,
+        code="mask_the_target:MaskTheTarget",
+        summary="KL divergence to the base over all tokens but the right one",
+    ),
+    MethodSpec(
+        options=opt.EaftOptions,
+        code="eaft:EntropyAdaptive",
+        summary="tokens weighted by the entropy of the prediction",
+    ),
+    MethodSpec(
+        options=opt.FlowOptions,
+        code="flow:Flow",
+        summary="samples that the base finds hard weigh less",
+    ),
+    MethodSpec(
+        options=opt.StmOptions,
+        code="stm:SelectiveTokenMasking",
+        summary="tokens that surprise the base are not learned",
+    ),
+    MethodSpec(
+        options=opt.MofoOptions,
+        code="mofo:Mofo",
+        summary="only the weights with the largest momentum move",
+    ),
+    MethodSpec(
+        options=opt.HalfFineTuningOptions,
+        code="half_fine_tuning:HalfFineTuning",
+        summary="a random half of the tensors is frozen",
+        may_leave_unmoved=True,
+    ),
+    MethodSpec(
+        options=opt.FreezeBottomOptions,
+        code="freeze_bottom:FreezeBottom",
+        summary="the layers next to the input are frozen",
+        may_leave_unmoved=True,
+    ),
+    MethodSpec(
+        options=opt.WiseFtOptions,
+        code="wise_ft:WiseFt",
+        summary="after training, part of the way back to the base",
+        may_leave_unmoved=True,
+    ),
+)
+
+METHODS: Final[Mapping[str, MethodSpec]] = MappingProxyType({spec.name: spec for spec in _SPECS})
+
+
+def parse_method(data: Any) -> MethodOptions:
+    """Check a recipe's `method`: a bare name, or a mapping with `name` and options.
+
+    Raises:
+        ValueError: no such method or option, or a value out of range; the message lists what there is.
+    """
+    if isinstance(data, MethodOptions):
+        return data
+    given = {"name": data} if isinstance(data, str) else data
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise ValueError("give a name and options, such as {name: l2_sp, strength: 0.1}")
+    if given["name"] not in METHODS:
+        raise ValueError(f"no method is called {given['name']!r}; there are {', '.join(METHODS)}")
+    options = METHODS[given["name"]].options
+    try:
+        return options.model_validate(given)
+    except ValidationError as error:
+        known = ", ".join(name for name in options.model_fields if name != "name")
+        problems = "; ".join(describe_validation_error(error))
+        problems = problems.replace("Value error, ", "").replace("Extra inputs are not permitted", "no such option")
+        raise ValueError(f"{given['name']}: {problems}; its options are {known}") from error
+
+
+def build_method(options: MethodOptions) -> Method:
+    """The method that the options describe."""
+    module, _, name = METHODS[options.name].code.partition(":")
+    method: Method = getattr(import_module(f"oblong.methods.{module}"), name)(options)
+    return method

@@ -1,0 +1,45 @@
+"""The old data of a run: read or generated once, and kept with the run, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from oblong.methods import AnchorData, build_anchor
+from oblong.models.causal_lm import LoadedModel
+from oblong.records.base import explain_write_errors
+from oblong.tuning.recipe import TuneRecipe
+
+
+def obtain_anchor(recipe: TuneRecipe, loaded: LoadedModel, file: Path) -> AnchorData | None:
+    """The anchor that a recipe asks for, from `file` if an interrupted run has made it; None if it asks for none.
+
+    Args:
+        recipe: how to train.
+        loaded: the model, still at the base's weights.
+        file: where the blocks are kept.
+
+    Raises:
+        DataError: a text is missing or too short.
+        OutputWriteError: the blocks could not be written.
+    """
+    if recipe.anchor is None:
+        return None
+    if file.exists():
+        stored = load_file(file)
+        return AnchorData(blocks=stored["blocks"], tasks=stored["tasks"], sources=recipe.anchor.sources)
+    model = loaded.model
+    anchor = build_anchor(
+        recipe.anchor,
+        model,
+        loaded.tokenizer,
+        sequence_length=recipe.sequence_length,
+        autocast=lambda: torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"),
+    )
+    scratch = file.with_suffix(".tmp")
+    with explain_write_errors(file):
+        save_file({"blocks": anchor.blocks.contiguous(), "tasks": anchor.tasks}, scratch)
+        scratch.replace(file)
+    return anchor

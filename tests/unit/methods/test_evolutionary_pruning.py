@@ -1,0 +1,104 @@
+"""Evolutionary pruning: the search never gets worse, beats chance, and the pruned model is the silenced one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from oblong.errors import MethodError
+from oblong.methods.evolutionary_pruning import (
+    Chromosome,
+    choose_by_norm,
+    cross,
+    draw_chromosome,
+    evolve,
+    find_feed_forward,
+    list_units,
+    pick_index,
+    prune,
+    silence,
+)
+from oblong.methods.options import EvolutionaryPruningOptions
+from tests.method_builders import draw_blocks, make_bigram, make_llama
+
+OPTIONS = EvolutionaryPruningOptions(groups=6, deleted=2, population=8, generations=6)
+
+
+@torch.no_grad()
+def compute_logits(model: torch.nn.Module) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=draw_blocks(2, seed=3)).logits
+    return logits
+
+
+def test_the_pruned_model_is_the_silenced_one_and_smaller() -> None:
+    model = make_llama()
+    model.train(False)
+    blocks = find_feed_forward(model)
+    chromosome: Chromosome = ((0, 5), (2, 3))
+    with silence(blocks, chromosome, 6):
+        silenced = compute_logits(model)
+    assert not torch.allclose(compute_logits(model), silenced)
+    prune(blocks, chromosome, 6)
+    torch.testing.assert_close(compute_logits(model), silenced)
+    for block in find_feed_forward(model):
+        assert block.down.weight.shape == (16, 16)
+        assert all(matrix.weight.shape == (16, 16) for matrix in block.inputs)
+        assert block.down.in_features == block.up.out_features == 16
+
+
+def test_the_best_fitness_never_gets_worse_and_finds_a_planted_answer() -> None:
+    """The loss counts the groups that should have been deleted and were not: 0 for exactly one chromosome."""
+    blocks = find_feed_forward(make_llama())
+    wanted = [{1, 4}, {0, 3}]
+
+    def measure() -> float:
+        """How many of the wanted groups are not silenced."""
+        missed = 0
+        for block, genes in zip(blocks, wanted, strict=True):
+            (hook,) = block.down._forward_pre_hooks.values()
+            (masked,) = hook(block.down, (torch.ones(24),))
+            missed += sum(bool(masked[list_units([gene], 24, 6)].any()) for gene in genes)
+        return float(missed)
+
+    found = evolve(blocks, measure, OPTIONS.model_copy(update={"population": 40, "generations": 30}))
+    assert list(found.losses) == sorted(found.losses, reverse=True)
+    assert found.losses[-1] == 0
+    assert [set(genes) for genes in found.best] == wanted
+    assert len(found.losses) == 31
+
+
+def test_parents_are_picked_by_the_published_rule() -> None:
+    """Index 0 for u = 0, below N - 1 always, and the better half far more often."""
+    picks = [pick_index(10, 3.0, u) for u in np.linspace(0, 1, 2001)[:-1]]
+    assert picks[0] == 0
+    assert max(picks) == 8
+    assert np.mean(np.array(picks) < 4.5) == pytest.approx(np.log1p(5 / 9 * np.expm1(3.0)) / 3.0, abs=1e-3)
+
+
+def test_children_have_no_gene_twice_and_inherit_what_both_have() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        child = cross((0, 1, 2), (2, 0, 1), 6, generator)
+        assert len(set(child)) == 3
+        assert cross((3, 4), (3, 4), 6, generator) == (3, 4)
+    drawn = draw_chromosome(4, OPTIONS, generator)
+    assert all(len(set(genes)) == 2 for genes in drawn)
+
+
+def test_the_norm_seeds_the_first_population() -> None:
+    model = make_llama()
+    blocks = find_feed_forward(model)
+    with torch.no_grad():
+        for matrix in blocks[0].inputs:
+            matrix.weight[list_units([2, 5], 24, 6)] = 0.0
+        blocks[0].down.weight[:, list_units([2, 5], 24, 6)] = 0.0
+    assert set(choose_by_norm(blocks, OPTIONS)[0]) == {2, 5}
+
+
+def test_what_cannot_be_pruned_is_refused() -> None:
+    with pytest.raises(MethodError, match="up_proj"):
+        find_feed_forward(make_bigram())
+    with pytest.raises(ValidationError, match="less than groups"):
+        EvolutionaryPruningOptions(groups=4, deleted=4)

@@ -1,0 +1,140 @@
+"""Methods from a tuning recipe: resumed bit for bit, verified, and refused where they cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from oblong.errors import MethodError
+from oblong.methods import build_method, parse_method
+from oblong.methods.mixin import refuse_setting
+from oblong.tuning import tune, verify_run
+from tests.method_builders import make_llama, make_trainer
+from tests.tuning_builders import make_recipe
+
+METHODS_TRIED: list[dict[str, Any]] = [
+    {"name": "ewc", "strength": 5.0, "blocks": 3},
+    {"name": "replay", "strength": 0.5},
+    {"name": "packnet"},
+    {"name": "classp"},
+]
+ANCHOR = {"sources": "self_generated", "blocks": 4}
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def kill(step: int, total: int, loss: float) -> None:
+    if step == 5:
+        raise KilledError
+
+
+def read_delta(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "delta" / "delta.safetensors")
+
+
+@pytest.mark.parametrize("method", METHODS_TRIED, ids=lambda method: str(method["name"]))
+def test_a_killed_run_with_a_method_ends_in_the_same_delta(tmp_path: Path, method: dict[str, Any]) -> None:
+    """In bf16 with float32 masters; the anchor is generated once and kept with the run."""
+    fields: dict[str, Any] = {"method": method, "anchor": ANCHOR, "save_every": 2}
+    straight = make_recipe(tmp_path, **fields, output=str(tmp_path / "straight"))
+    tune(straight)
+    cut = make_recipe(tmp_path, **fields, output=str(tmp_path / "cut"))
+    with pytest.raises(KilledError):
+        tune(cut, on_progress=kill)
+    assert (tmp_path / "cut.partial" / "anchor.safetensors").exists()
+    run = tune(cut)
+    assert run.recipe["method"]["name"] == method["name"]
+    expected = read_delta(tmp_path / "straight")
+    for name, tensor in read_delta(tmp_path / "cut").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_method_changes_the_outcome_and_the_run_verifies(tmp_path: Path) -> None:
+    tune(make_recipe(tmp_path, output=str(tmp_path / "plain")))
+    tune(make_recipe(tmp_path, output=str(tmp_path / "held"), method={"name": "l2_sp", "strength": 50.0}))
+    plain, held = read_delta(tmp_path / "plain"), read_delta(tmp_path / "held")
+    assert any(not torch.equal(plain[name], held[name]) for name in plain)
+    verify_run(tmp_path / "held")
+
+
+def test_a_method_that_freezes_tensors_of_the_plan_still_verifies(tmp_path: Path) -> None:
+    tune(make_recipe(tmp_path, method={"name": "freeze_bottom", "strength": 0.5}))
+    verify_run(tmp_path / "run")
+    base = load_file(tmp_path / "model" / "model.safetensors")
+    frozen = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(read_delta(tmp_path / "run")[frozen], base[frozen])
+
+
+def test_sharded_tensors_and_gradient_scalers_are_refused(tmp_path: Path) -> None:
+    trainer: Any = make_trainer(tmp_path, make_llama(), parse_method("gem"))
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(MethodError, match="shard"):
+        refuse_setting(trainer, whole_tensors=True)
+    refuse_setting(trainer, whole_tensors=False)
+    trainer.is_fsdp_enabled = False
+    trainer.args.fp16 = True
+    with pytest.raises(MethodError, match="bf16"):
+        refuse_setting(trainer, whole_tensors=False)
+
+
+def test_a_method_that_does_not_fit_in_memory_is_refused_with_the_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Little:
+        available = 1000
+
+    monkeypatch.setattr("psutil.virtual_memory", Little)
+    trainer = make_trainer(tmp_path, make_llama(), parse_method("ewc"))
+    with pytest.raises(MethodError, match="GB beside the training itself"):
+        trainer.train()
+
+
+def test_a_penalty_does_not_depend_on_gradient_accumulation(tmp_path: Path) -> None:
+    """The same four items as 1 x 4 and as 2 x 2: one penalty a step, the same gradient up to rounding."""
+    ends = []
+    for batch, accumulation in ((4, 1), (2, 2)):
+        model = make_llama()
+        make_trainer(
+            tmp_path / str(batch),
+            model,
+            build_method(parse_method({"name": "l2_sp", "strength": 30.0})),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+        ).train()
+        ends.append(model.get_parameter("model.norm.weight").detach().clone())
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_gradients_are_changed_once_a_step_before_clipping(tmp_path: Path) -> None:
+    """Also where no clipping was asked for."""
+    from oblong.methods.protocol import Method
+
+    class Blow(Method):
+        calls = 0
+
+        def prepare(self, training: Any) -> None:
+            self.trained = training.trained
+
+        def change_gradients(self) -> None:
+            self.calls += 1
+            for value in self.trained.values():
+                assert value.grad is not None
+                value.grad.fill_(1e3)
+
+    for limit in (1.0, 0.0):
+        method, model = Blow(), make_llama()
+        trainer = make_trainer(
+            tmp_path, model, method, max_grad_norm=limit, num_steps=1, optim="sgd", lr_scheduler_type="constant"
+        )
+        before = model.get_parameter("model.norm.weight").detach().clone()
+        trainer.train()
+        moved = float((model.get_parameter("model.norm.weight").detach() - before).norm())
+        assert method.calls == 1
+        assert (moved <= 1e-2 * 1.01) == (limit > 0)
