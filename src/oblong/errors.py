@@ -22,7 +22,8 @@
     `-- OperationalError              exit code 1: our failure, or the world's
         |-- DownloadError             a download that broke and could not be repaired
         |-- VerificationError         weights that are not what the manifest says
-        `-- WorkerError               a run of a comparison that died
+        |-- WorkerError               a run of a comparison that died
+        `-- OtherProcessError         another process of the same training failed; the first one says why
 
 A bad *number* (a tensor with NaN, a rank-deficient matrix) is never an exception: it is a status in the record.
 Only `oblong.cli.main` prints these and turns them into exit codes.
@@ -193,3 +194,7 @@ class VerificationError(OperationalError):
 
 class WorkerError(OperationalError):
     """A run of a comparison that died; its log names the cause."""
+
+
+class OtherProcessError(OperationalError):
+    """Another process of the same training failed, or this one did and the first one says why."""

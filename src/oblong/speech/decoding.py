@@ -104,7 +104,8 @@ def generate_guarded(
     Returns:
         `B` rows.
     """
-    with quiet_transformers(), torch.inference_mode():
+    # Not inference_mode: the tensors that a sharded model gathers in here are used in training again.
+    with quiet_transformers(), torch.no_grad():
         rows = model.generate(
             **inputs,
             do_sample=False,

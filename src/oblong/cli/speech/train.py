@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,7 +23,7 @@ from oblong.cli.terminal import (
     warn,
 )
 from oblong.cli.tune import yield_while_waiting
-from oblong.errors import RecipeError
+from oblong.errors import OtherProcessError, RecipeError
 from oblong.records import SpeechPoint, SpeechRun, SpeechRunStatus
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, and train nothing but a few timed steps.")
     ] = False,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="With --dry-run: forecast for so many GPUs; default: as launched."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished run of the same output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON document.")] = False,
@@ -51,25 +55,34 @@ def train(
 
     The output directory holds run.json, the recipe, and the checkpoints aligned/, best/ and last/, which `oblong speech
     evaluate` and `transcribe` take as a MODEL. Killed or interrupted, the same command goes on from the last
-    checkpoint and ends in the same weights.
+    checkpoint and ends in the same weights. Under torchrun or accelerate launch the GPUs share every batch.
 
     Example: oblong speech train recipe.yaml --set adapt.arm.plan=plan.yaml -o runs/kappa-lowest
     """
     yield_while_waiting()
     from oblong.speech.training import read_speech_recipe, train_speech
+    from oblong.speech.training.processes import is_first_process
 
     path = find_recipe(recipe)
     given = [*(settings or []), *([] if output is None else [f"output={output}"])]
     resolved = read_speech_recipe(path, settings=given)
+    speaks = is_first_process()
     if dry_run:
-        show_forecast(resolved, path, as_json=as_json)
+        if speaks:
+            show_forecast(resolved, path, num_processes=num_processes, as_json=as_json)
         return
     try:
-        with show_progress() as on_progress:
+        with show_progress() if speaks else nullcontext() as on_progress:
             run = train_speech(resolved, on_progress=on_progress, resume=not fresh, force=force, path=path)
     except KeyboardInterrupt:
-        note(f"unfinished: the same command goes on from the last checkpoint in {resolved.output}.partial")
+        if speaks:
+            note(f"unfinished: the same command goes on from the last checkpoint in {resolved.output}.partial")
         raise
+    except OtherProcessError:
+        # The launcher ends all processes as soon as one fails, and the first still has to say why.
+        return
+    if not speaks:
+        return
     if as_json:
         print_json(run.model_dump_json(indent=1))
     else:
@@ -78,11 +91,12 @@ def train(
         raise typer.Exit(EXIT_UNFINISHED)
 
 
-def show_forecast(recipe: SpeechTrainRecipe, path: Path, *, as_json: bool) -> None:
+def show_forecast(recipe: SpeechTrainRecipe, path: Path, *, num_processes: int | None, as_json: bool) -> None:
     """Print what a training would take."""
     from oblong.speech.training.forecast import forecast_training
+    from oblong.speech.training.processes import count_processes
 
-    forecast = forecast_training(recipe, path)
+    forecast = forecast_training(recipe, path, num_processes=num_processes or count_processes())
     if as_json:
         print_json(forecast.model_dump_json(indent=1))
         return
@@ -100,7 +114,7 @@ def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
     yield "adaptor", f"{format_count(forecast.num_adaptor)} parameters, trained in both stages"
     trained = f"{format_count(forecast.num_arm)} trained ({forecast.num_arm / forecast.num_language_model:.1%})"
     yield "language model", f"{format_count(forecast.num_language_model)} parameters, {trained}"
-    yield "memory", format_bytes(forecast.memory_bytes)
+    yield "memory", format_bytes(forecast.memory_bytes) + describe_division(forecast)
     yield "  weights", format_bytes(forecast.weight_bytes)
     yield "  optimizer", f"{format_bytes(forecast.optimizer_bytes)}, gradients included"
     yield "  activations", f"up to {format_bytes(forecast.activation_bytes)}, an estimate"
@@ -110,6 +124,14 @@ def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
         steps = forecast.align_steps + forecast.adapt_steps
         yield "time per step", format_seconds(forecast.seconds_per_step)
         yield "training", f"at most {format_seconds(steps * forecast.seconds_per_step)}, evaluations not counted"
+
+
+def describe_division(forecast: SpeechForecast) -> str:
+    """What several processes divide; nothing where there is one."""
+    if forecast.num_processes == 1:
+        return ""
+    frozen = "divided in stage B" if forecast.sharded_bytes else "whole on each (shard_frozen: true divides them)"
+    return f" on each of {forecast.num_processes} GPUs; frozen layers are {frozen}"
 
 
 def find_recipe(name: str) -> Path:

@@ -19,11 +19,12 @@ from oblong.models.speech_lm.modeling import IGNORED
 from oblong.records import AlignmentProbe
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.processes import ALONE, Processes
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over batches."""
+    """Sums over the utterances of a batch, or over batches."""
 
     loss: float = 0.0
     correct: int = 0
@@ -33,10 +34,26 @@ class _Tally:
     audio_power: list[float] = field(default_factory=list)
     text_power: list[float] = field(default_factory=list)
 
+    def add(self, other: _Tally) -> None:
+        """Add another batch's."""
+        self.loss += other.loss
+        self.correct += other.correct
+        self.shuffled += other.shuffled
+        self.num_labels += other.num_labels
+        self.cosines += other.cosines
+        self.audio_power += other.audio_power
+        self.text_power += other.text_power
+
 
 @torch.no_grad()
 def probe_alignment(
-    forward: SpeechForward, maker: BatchMaker, clips: Sequence[Clip], *, batch_size: int, device: torch.device
+    forward: SpeechForward,
+    maker: BatchMaker,
+    clips: Sequence[Clip],
+    *,
+    batch_size: int,
+    device: torch.device,
+    processes: Processes = ALONE,
 ) -> AlignmentProbe:
     """Compare true with shuffled audio, teacher-forced.
 
@@ -46,18 +63,13 @@ def probe_alignment(
         clips: held-out utterances, at least two.
         batch_size: utterances at a time; audio is exchanged within a batch, among neighbours in length.
         device: of the model.
+        processes: that divide the batches among them; each gets the whole result.
     """
+    groups = list(group_by_length(clips, batch_size))
+    mine = {place: _probe_group(forward, maker, group, device) for place, group in processes.deal(groups)}
     tally = _Tally()
-    for group in group_by_length(clips, batch_size):
-        true = maker.make(group).to(device)
-        # Rolled by one: nobody keeps their own.
-        shuffled = maker.make(group, heard=[*group[1:], group[0]]).to(device)
-        output = forward(true)
-        tally.loss += float(output.loss) * true.num_labels
-        tally.correct += _count_correct(output.logits, true)
-        tally.shuffled += _count_correct(forward(shuffled).logits, shuffled)
-        tally.num_labels += true.num_labels
-        _look_at_tokens(tally, output.audio_hidden_states, forward, true)
+    for other in processes.collect(mine):
+        tally.add(other)
     loss = tally.loss / tally.num_labels
     return AlignmentProbe(
         num_utterances=len(clips),
@@ -67,6 +79,21 @@ def probe_alignment(
         pairwise_cosine=_mean(tally.cosines),
         rms_ratio=math.sqrt(_mean(tally.audio_power) / max(_mean(tally.text_power), 1e-30)),
     )
+
+
+def _probe_group(forward: SpeechForward, maker: BatchMaker, group: Sequence[Clip], device: torch.device) -> _Tally:
+    true = maker.make(group).to(device)
+    # Rolled by one: nobody keeps their own.
+    shuffled = maker.make(group, heard=[*group[1:], group[0]]).to(device)
+    output = forward(true)
+    tally = _Tally(
+        loss=float(output.loss) * true.num_labels,
+        correct=_count_correct(output.logits, true),
+        shuffled=_count_correct(forward(shuffled).logits, shuffled),
+        num_labels=true.num_labels,
+    )
+    _look_at_tokens(tally, output.audio_hidden_states, forward, true)
+    return tally
 
 
 def choose_probe_clips(sets: Sequence[Sequence[Clip]], num_clips: int) -> list[Clip]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from oblong.models.speech_lm import (
     pad_training_inputs,
 )
 from oblong.models.speech_lm.frames import group_frames
+from oblong.speech.training.processes import Processes
 
 
 class Encoded(Protocol):
@@ -77,13 +78,15 @@ def list_clips(encoded: Encoded) -> list[Clip]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechBatch:
-    """B utterances, ready for the model.
+    """B utterances, ready for the model: a batch, or a process's share of one.
 
     Attributes:
         input_ids, attention_mask, labels: (B, L), int64, padded on the right.
         frames: for each its audio (T_i, D), bfloat16.
-        num_labels: positions that are learned.
-        num_tokens: positions that are not padding.
+        num_labels: positions that are learned in the whole batch: what losses are divided by.
+        num_tokens: positions of the whole batch that are not padding.
+        num_utterances: of the whole batch.
+        weight: of the loss; 0 for what a process without a share computes to keep step with the others.
     """
 
     input_ids: torch.Tensor
@@ -92,16 +95,17 @@ class SpeechBatch:
     frames: tuple[torch.Tensor, ...]
     num_labels: int
     num_tokens: int
+    num_utterances: int
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> SpeechBatch:
         """The same on a device."""
-        return SpeechBatch(
+        return replace(
+            self,
             input_ids=self.input_ids.to(device),
             attention_mask=self.attention_mask.to(device),
             labels=self.labels.to(device),
             frames=tuple(frames.to(device) for frames in self.frames),
-            num_labels=self.num_labels,
-            num_tokens=self.num_tokens,
         )
 
 
@@ -128,6 +132,27 @@ class BatchMaker:
             frames=tuple(clip.frames for clip in audio),
             num_labels=sum(int((item.labels >= 0).sum()) for item in items),
             num_tokens=sum(len(item.input_ids) for item in items),
+            num_utterances=len(items),
+        )
+
+    def make_share(self, clips: Sequence[Clip], processes: Processes) -> SpeechBatch:
+        """This process's share of a batch; the shares' losses add up to the whole batch's.
+
+        Args:
+            clips: of the whole batch.
+            processes: that divide it.
+        """
+        mine = clips[processes.rank :: processes.count]
+        # The last batches of an epoch may have fewer utterances than there are processes.
+        batch = self.make(mine or clips[:1])
+        counts = (batch.num_labels, batch.num_tokens) if mine else (0, 0)
+        num_labels, num_tokens = map(int, processes.add(*counts))
+        return replace(
+            batch,
+            num_labels=num_labels,
+            num_tokens=num_tokens,
+            num_utterances=len(clips),
+            weight=1.0 if mine else 0.0,
         )
 
     def count_tokens(self, clip: Clip) -> int:

@@ -22,7 +22,9 @@ from oblong.models.speech_lm import SpeechLMConfig, SpeechLMForConditionalGenera
 from oblong.models.speech_lm.whisper_encoder import read_encoder_config
 from oblong.records import Plan
 from oblong.records.base import Part
+from oblong.speech.training.processes import refuse_idle_processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.sharding import find_layers
 from oblong.speech.training.timing import time_training_steps
 
 PAPER_MODELS: Final = ("openai/whisper-large-v3", "meta-llama/Llama-3.1-8B-Instruct")
@@ -43,7 +45,9 @@ class SpeechForecast(Part):
     num_adaptor: int
     num_language_model: int = Field(description="the head included; a tied one counts once")
     num_arm: int = Field(description="parameters of the language model that train")
-    weight_bytes: int = Field(description="of all weights, trained ones in float32")
+    weight_bytes: int = Field(description="of all weights in stage B, trained ones in float32")
+    num_processes: int = Field(default=1, description="GPUs; bytes and tokens are those of one of them")
+    sharded_bytes: int = Field(default=0, description="of the frozen layers, that stage B divides among the GPUs")
     optimizer_bytes: int = Field(description="gradients and AdamW's moments")
     activation_bytes: int = Field(description="estimate for the largest batch, nothing recomputed")
     tokens_per_step: int = Field(description="estimate for the largest batch")
@@ -54,22 +58,25 @@ class SpeechForecast(Part):
 
     @property
     def memory_bytes(self) -> int:
-        """All of it."""
+        """All of it, on one GPU; in stage B, but for a language model that fits only when it is divided."""
         return self.weight_bytes + self.optimizer_bytes + self.activation_bytes
 
 
-def forecast_training(recipe: SpeechTrainRecipe, path: Path) -> SpeechForecast:
+def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: int = 1) -> SpeechForecast:
     """Forecast a training.
 
     Args:
         recipe: what would be done.
         path: of the recipe, for messages.
+        num_processes: GPUs that share each batch.
 
     Raises:
+        UserError: more processes than a batch has utterances.
         RecipeError: data that cannot be read, where the models are here.
         ModelNotFoundError: models that are neither here nor the paper's.
         SpeechModelError: parts that do not fit together.
     """
+    refuse_idle_processes(recipe, num_processes)
     config, is_here = read_config(recipe)
     with torch.device("meta"), quiet_transformers():
         model = SpeechLMForConditionalGeneration(config)
@@ -81,8 +88,12 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path) -> SpeechForecast:
         num_language_model -= model.lm_head.weight.numel()
     num_arm, notes = count_arm(recipe, model)
     width = 2 if recipe.dtype == "bfloat16" else 4
-    tokens = estimate_tokens(recipe)
+    tokens = estimate_tokens(recipe, num_processes)
     text = config.text_config
+    weights = (num_encoder + num_language_model - num_arm) * width + (num_arm + num_adaptor) * MASTER_BYTES
+    layers = count_parameters(find_layers(model.model.language_model))
+    frozen = max(0, layers - (0 if recipe.adapt.arm.lora else num_arm))
+    sharded = frozen * width if recipe.shard_frozen and num_processes > 1 else 0
     seconds = time_training_steps(recipe, path) if is_here and not notes else None
     if not is_here:
         notes.append("the models are not on this disk: sizes are those of the paper's, and nothing was timed")
@@ -91,7 +102,9 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path) -> SpeechForecast:
         num_adaptor=num_adaptor,
         num_language_model=num_language_model,
         num_arm=num_arm,
-        weight_bytes=(num_encoder + num_language_model - num_arm) * width + (num_arm + num_adaptor) * MASTER_BYTES,
+        weight_bytes=weights - sharded + sharded // num_processes,
+        num_processes=num_processes,
+        sharded_bytes=sharded,
         optimizer_bytes=(num_arm + num_adaptor) * STATE_BYTES,
         activation_bytes=tokens * text.hidden_size * text.num_hidden_layers * ACTIVATION_BYTES * width // 2,
         tokens_per_step=tokens,
@@ -146,7 +159,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def estimate_tokens(recipe: SpeechTrainRecipe) -> int:
-    """Positions of the largest batch that the rule allows."""
+def estimate_tokens(recipe: SpeechTrainRecipe, num_processes: int = 1) -> int:
+    """Positions of a process's share of the largest batch that the rule allows."""
     audio = math.ceil(recipe.batch.max_seconds * FRAMES_PER_SECOND / recipe.adaptor.downsampling)
-    return audio + recipe.batch.max_utterances * TEXT_TOKENS
+    return math.ceil((audio + recipe.batch.max_utterances * TEXT_TOKENS) / num_processes)

@@ -14,6 +14,7 @@ from oblong.speech.decoding import DecodingSettings
 from oblong.speech.training.alignment import choose_probe_clips, probe_alignment
 from oblong.speech.training.batches import BatchMaker, Clip
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
 from oblong.speech.training.scoring import (
     RetentionCorpus,
@@ -27,7 +28,7 @@ from oblong.speech.training.spelling import Speller
 from oblong.speech.training.state import StageState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Measurer:
     """Measures a model in training; its weights, mode and random numbers are as before afterwards.
 
@@ -37,6 +38,8 @@ class Measurer:
         texts: to watch.
         recipe: how much of it to measure.
         device: of the model.
+        processes: that divide the work; each gets the whole result.
+        is_sharded: the language model is divided among them.
     """
 
     model: SpeechLMForConditionalGeneration
@@ -47,6 +50,8 @@ class Measurer:
     texts: Mapping[str, RetentionCorpus]
     recipe: SpeechTrainRecipe
     device: torch.device
+    processes: Processes = ALONE
+    is_sharded: bool = False
 
     def measure_text(self) -> Mapping[str, float]:
         """Nats per token of the texts, as the model is now."""
@@ -86,11 +91,23 @@ class Measurer:
 
     def _probe(self) -> AlignmentProbe:
         clips = choose_probe_clips(list(self.sets.values()), self.recipe.probe_utterances)
-        return probe_alignment(self.forward, self.maker, clips, batch_size=self.recipe.decode_batch, device=self.device)
+        return probe_alignment(
+            self.forward,
+            self.maker,
+            clips,
+            batch_size=self.recipe.decode_batch,
+            device=self.device,
+            processes=self.processes,
+        )
 
     def _score(self) -> Mapping[str, WordErrors]:
         settings = DecodingSettings(batch_size=self.recipe.decode_batch)
-        return {name: score_clips(self.model, self.processor, clips, settings) for name, clips in self.sets.items()}
+        return {
+            name: score_clips(
+                self.model, self.processor, clips, settings, processes=self.processes, in_step=self.is_sharded
+            )
+            for name, clips in self.sets.items()
+        }
 
     def _score_spelling(self, speller: Speller) -> Mapping[str, WordErrors]:
         def spell(clips: Sequence[Clip]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from oblong.models.wheels import digest_file
 from oblong.records import Plan, SpeechData
 from oblong.speech.arms.delta_file import ADAPTOR_FILE, is_speech_delta, read_speech_delta
 from oblong.speech.arms.towers import find_towers
-from oblong.speech.features import encode_utterances, open_feature_cache
+from oblong.speech.features import EncodedUtterances, encode_utterances, open_feature_cache
 from oblong.speech.training.batches import Clip, list_clips
+from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import SpeechTrainRecipe, resolve_manifest
 from oblong.speech.training.scoring import RetentionCorpus, read_retention
@@ -179,8 +181,11 @@ def hear(
     processor: SpeechLMProcessor,
     recipe: SpeechTrainRecipe,
     on_progress: OnSpeechProgress,
+    processes: Processes = ALONE,
 ) -> HeardSet:
     """Run the encoder on a manifest, or find what it said in the cache; what cannot be used is counted with reasons.
+
+    Several processes encode a share each into the cache and read it all from there; without a cache each encodes all.
 
     Raises:
         DataError: nothing of it can be used.
@@ -189,17 +194,27 @@ def hear(
     def report(done: int, total: int) -> None:
         on_progress(SpeechProgress(activity=f"encoding {manifest.name}", done=done, total=total))
 
-    try:
-        encoded = encode_utterances(
-            model,
-            processor,
-            manifest.utterances,
-            cache=open_feature_cache() if recipe.cache else None,
-            limits=AudioLimits(max_seconds=recipe.data.limits.max_seconds),
-            on_progress=report,
-        )
-    except DataError as error:
-        raise DataError(f"{manifest.path}: {error}") from error
+    def encode(utterances: Sequence[Utterance]) -> EncodedUtterances:
+        try:
+            return encode_utterances(
+                model,
+                processor,
+                utterances,
+                cache=open_feature_cache() if recipe.cache else None,
+                limits=AudioLimits(max_seconds=recipe.data.limits.max_seconds),
+                on_progress=report,
+            )
+        except DataError as error:
+            raise DataError(f"{manifest.path}: {error}") from error
+
+    def fill_cache() -> None:
+        # That nothing of a share can be used is no failure; whether nothing at all can, the whole will tell.
+        with suppress(DataError):
+            encode(manifest.utterances[processes.rank :: processes.count])
+
+    if recipe.cache and processes.count > 1:
+        processes.agree(fill_cache)
+    encoded = processes.agree(lambda: encode(manifest.utterances))
     clips = tuple(list_clips(encoded))
     data = SpeechData(
         manifest=str(manifest.path),

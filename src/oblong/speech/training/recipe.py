@@ -174,6 +174,9 @@ class SpeechTrainRecipe(Part):
     share_prefix: bool = Field(
         default=True, description="compute what the prompts have in common before the audio once a batch: faster"
     )
+    shard_frozen: bool = Field(
+        default=False, description="with several GPUs: divide the frozen layers among them in stage B (FSDP2)"
+    )
     cache: bool = Field(default=True, description="keep the encoder's output on the disk for other runs")
     threads: int | None = Field(default=None, gt=0, description="CPU threads; default: torch's, one per core")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Final, Protocol
 import torch
 from torch import nn
 
-from oblong.errors import UserError
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.models.quiet import quiet_transformers
 from oblong.records import (
@@ -30,8 +28,10 @@ from oblong.speech.training.batches import BatchMaker, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
 from oblong.speech.training.measuring import Measurer, reuse_point
 from oblong.speech.training.preparing import Inputs, build_model, hear, read_inputs, start_from_aligned
+from oblong.speech.training.processes import Processes, join_processes, refuse_idle_processes
 from oblong.speech.training.progress import OnSpeechProgress, ignore_progress
 from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.sharding import gathered, shard_frozen
 from oblong.speech.training.spelling import Speller, count_spelling_steps
 from oblong.speech.training.stage import (
     NotFiniteError,
@@ -58,7 +58,9 @@ from oblong.speech.training.workspace import (
     POINTS_FILE,
     RUN_FILE,
     close_workspace,
+    locate_workspace,
     open_workspace,
+    require_workspace,
 )
 from oblong.tuning.memory import measure_peak_memory
 from oblong.tuning.run import use_threads
@@ -84,6 +86,9 @@ def train_speech(
     was interrupted goes on from its last checkpoint and ends in the same weights as an uninterrupted one. A loss that
     is not finite ends the run as `diverged`; nothing of it reaches the weights.
 
+    Under torchrun or `accelerate launch` all processes call it: they divide every batch and evaluation, and the run is
+    that of one process up to rounding. The first one writes and reports.
+
     Args:
         recipe: what to do.
         on_progress: called after each step, and around evaluations.
@@ -95,38 +100,37 @@ def train_speech(
         The SpeechRun, as written to `OUTPUT/run.json`.
 
     Raises:
-        UserError: a launcher started more than one process.
+        UserError: more processes than a batch has utterances, or they do not share a disk.
+        OtherProcessError: another process failed.
         OutputExistsError: the output exists and `force` is false.
         RecipeError: the recipe names what cannot be read; all of it is listed.
         PlanMismatchError, SpeechModelError, DataError: what it names does not fit together, or holds nothing usable.
         VerificationError: labels are wrong, or a frozen tensor moved.
         OutputWriteError: the disk is full or the place is not writable.
     """
-    refuse_several_processes()
-    output = Path(recipe.output)
-    refuse_existing_output(output, force=force)
-    inputs = read_inputs(recipe, path)
-    workspace = open_workspace(output, recipe, inputs.digests, resume=resume)
-    finished = _read_finished(workspace)
-    if finished is None:
-        with use_threads(recipe.threads), quiet_transformers():
-            finished = SpeechTraining(recipe, inputs, workspace, on_progress or ignore_progress).run()
+    with join_processes() as processes:
+        output = Path(recipe.output)
+        inputs = processes.agree(lambda: _open_inputs(recipe, path, processes, force=force))
+        workspace = processes.first(lambda: open_workspace(output, recipe, inputs.digests, resume=resume))
+        processes.agree(lambda: require_workspace(locate_workspace(output)))
+        finished = processes.first(lambda: _read_finished(workspace))
+        if finished is None:
+            report = on_progress if on_progress is not None and processes.is_first else ignore_progress
+            with use_threads(recipe.threads), quiet_transformers():
+                finished = SpeechTraining(recipe, inputs, workspace, report, processes).run()
+        processes.first(lambda: _close(workspace, output, force=force))
+        return finished
+
+
+def _open_inputs(recipe: SpeechTrainRecipe, path: Path, processes: Processes, *, force: bool) -> Inputs:
+    refuse_existing_output(Path(recipe.output), force=force)
+    refuse_idle_processes(recipe, processes.count)
+    return read_inputs(recipe, path)
+
+
+def _close(workspace: Path, output: Path, *, force: bool) -> None:
     refuse_existing_output(output, force=force)
     close_workspace(workspace, output)
-    return finished
-
-
-def refuse_several_processes() -> None:
-    """Stop under a launcher of several processes, which would all train the same and write to one place.
-
-    Raises:
-        UserError: there is more than one process.
-    """
-    if (count := int(os.environ.get("WORLD_SIZE", "1") or 1)) > 1:
-        raise UserError(
-            f"{count} processes were started, and `oblong speech train` trains in one: start it without a launcher, "
-            "and give each arm or seed of a study a GPU of its own (CUDA_VISIBLE_DEVICES)"
-        )
 
 
 def _read_finished(workspace: Path) -> SpeechRun | None:
@@ -147,18 +151,25 @@ class SpeechTraining:
     """One run under way: model, data, and the stages."""
 
     def __init__(
-        self, recipe: SpeechTrainRecipe, inputs: Inputs, workspace: Path, on_progress: OnSpeechProgress
+        self,
+        recipe: SpeechTrainRecipe,
+        inputs: Inputs,
+        workspace: Path,
+        on_progress: OnSpeechProgress,
+        processes: Processes,
     ) -> None:
         self._recipe = recipe
         self._inputs = inputs
         self._workspace = workspace
+        self._processes = processes
         langs = [utterance.lang for manifest in inputs.train for utterance in manifest.utterances]
-        model, processor, device = build_model(recipe, langs)
+        model, processor, device = processes.agree(lambda: build_model(recipe, langs))
         self._model, self._processor = model, processor
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._train = [hear(manifest, model, processor, recipe, on_progress) for manifest in inputs.train]
+        self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
         self._evaluate = {
-            name: hear(manifest, model, processor, recipe, on_progress) for name, manifest in inputs.evaluate.items()
+            name: hear(manifest, model, processor, recipe, on_progress, processes)
+            for name, manifest in inputs.evaluate.items()
         }
         maker = BatchMaker(processor)
         forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
@@ -171,6 +182,7 @@ class SpeechTraining:
             store=CheckpointStore(workspace / CHECKPOINTS),
             on_progress=on_progress,
             on_point=self._keep,
+            processes=processes,
         )
         self._measurer = Measurer(
             model=model,
@@ -181,16 +193,16 @@ class SpeechTraining:
             texts=inputs.retention,
             recipe=recipe,
             device=device,
+            processes=processes,
         )
-        self._arm = apply_arm(model, ADAPTOR_ONLY, language_model=recipe.language_model)
+        self._arm = processes.agree(lambda: apply_arm(model, ADAPTOR_ONLY, language_model=recipe.language_model))
 
     def run(self) -> SpeechRun:
         """All stages, from where the checkpoints say, to the finished record."""
         first = self._bench.clips[: self._recipe.batch.max_utterances]
         self._bench.maker.check(first)
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
-        state = self._bench.store.read_state()
-        write_points(self._workspace / POINTS_FILE, () if state is None else state.points)
+        state = self._processes.first(self._read_state)
         resumed = None if state is None else state.current.stage
         state = state or self._begin()
         for stage, run in self._list_stages(state.current.stage):
@@ -199,6 +211,12 @@ class SpeechTraining:
                 return self._finish(state, verdict)
         done = f"all {self._recipe.adapt.steps} steps of stage B are done"
         return self._finish(state, Verdict(status=SpeechRunStatus.COMPLETED, reason=done))
+
+    def _read_state(self) -> TrainingState | None:
+        """Where an interrupted run stands; the journal is made to say the same."""
+        state = self._bench.store.read_state()
+        write_points(self._workspace / POINTS_FILE, () if state is None else state.points)
+        return state
 
     def _list_stages(self, first: SpeechStage) -> list[tuple[SpeechStage, RunStage]]:
         """From the first that is not behind; each makes a new state, and gives a reason where it is the last."""
@@ -219,7 +237,8 @@ class SpeechTraining:
     def _align(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
         """Stage A, or the adaptor of an earlier one."""
         if self._inputs.aligned is not None:
-            start_from_aligned(self._model, self._inputs.aligned, self._recipe)
+            aligned = self._inputs.aligned
+            self._processes.agree(lambda: start_from_aligned(self._model, aligned, self._recipe))
             state = state.model_copy(update={"current": StageState(stage=SpeechStage.ADAPT)})
         else:
             state, verdict = self._run_stage(self._plan_align(state), state, resume=resume)
@@ -233,8 +252,20 @@ class SpeechTraining:
     def _adapt(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
         """Stage B."""
         recipe = self._recipe
-        self._arm = apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
+        self._arm = self._processes.agree(
+            lambda: apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
+        )
+        if recipe.shard_frozen and self._processes.count > 1:
+            self._shard()
         return self._run_stage(self._plan_adapt(state), state, resume=resume)
+
+    def _shard(self) -> None:
+        """From here on every process calls the language model as often as the others."""
+        device = self._bench.device
+        self._arm = self._processes.agree(lambda: shard_frozen(self._model, self._arm, self._processes, device))
+        # Whether prompts have a common beginning may differ between the shares of a batch.
+        self._bench.forward.share_prefix = False
+        self._measurer.is_sharded = True
 
     def _run_stage(
         self, plan: StagePlan, state: TrainingState, *, resume: bool
@@ -251,7 +282,8 @@ class SpeechTraining:
     def _begin(self) -> TrainingState:
         spells = self._recipe.spell is not None and self._inputs.aligned is None
         first = SpeechStage.SPELL if spells else SpeechStage.ALIGN
-        return TrainingState(base_retention=self._measurer.measure_text(), current=StageState(stage=first))
+        base = self._processes.tell(self._measurer.measure_text())
+        return TrainingState(base_retention=base, current=StageState(stage=first))
 
     def _put_behind(self, state: TrainingState, following: SpeechStage) -> TrainingState:
         """The current stage is finished; another one begins."""
@@ -339,8 +371,11 @@ class SpeechTraining:
         best = find_best(state.current.points, self._recipe.stop)
         if best is not None:
             trained = {**self._arm.trained, **prefix_names(self._arm.adaptor)}
-            self._bench.store.restore_best(best.stage, best.step, trained)
+            self._processes.first(lambda: self._bench.store.restore_best(best.stage, best.step, trained))
             self._write_delta(BEST)
+        return self._processes.first(lambda: self._write_run(state, verdict))
+
+    def _write_run(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
         run = self._describe(state, verdict)
         run.write(self._workspace / RUN_FILE, force=True)
         return run
@@ -348,18 +383,22 @@ class SpeechTraining:
     def _keep(self, state: TrainingState) -> None:
         """After an evaluation: journal and record."""
         append_point(self._workspace / POINTS_FILE, state.current.points[-1])
-        self._describe(state, UNDER_WAY).write(self._workspace / RUN_FILE, force=True)
+        self._write_run(state, UNDER_WAY)
 
     def _write_delta(self, name: str) -> None:
-        write_speech_delta(
-            self._workspace / name,
-            self._model,
-            self._arm,
-            processor=self._processor,
-            encoder=self._recipe.encoder,
-            language_model=self._recipe.language_model,
-            replace=True,
-        )
+        recipe = self._recipe
+        with gathered(self._model, self._arm, language_model=recipe.language_model) as arm:
+            self._processes.first(
+                lambda: write_speech_delta(
+                    self._workspace / name,
+                    self._model,
+                    arm,
+                    processor=self._processor,
+                    encoder=recipe.encoder,
+                    language_model=recipe.language_model,
+                    replace=True,
+                )
+            )
 
     def _describe_current(self, state: TrainingState) -> StageRecord:
         current = state.current

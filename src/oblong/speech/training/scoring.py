@@ -18,6 +18,7 @@ from oblong.models.speech_lm.supervision import tokenise_prompt
 from oblong.records import TextRetention, WordErrors
 from oblong.speech.decoding import DecodingSettings, generate_guarded
 from oblong.speech.training.batches import Clip
+from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.recipe import RetentionText
 from oblong.speech.transcribers import read_rows
 
@@ -69,9 +70,13 @@ def score_clips(
     processor: SpeechLMProcessor,
     clips: Sequence[Clip],
     settings: DecodingSettings,
+    *,
+    processes: Processes = ALONE,
+    in_step: bool = False,
 ) -> WordErrors:
-    """Decode a test set from its frames, and count."""
-    return score_texts(clips, transcribe_clips(model, processor, clips, settings))
+    """Decode a test set from its frames, and count; see `transcribe_clips`."""
+    texts = transcribe_clips(model, processor, clips, settings, processes=processes, in_step=in_step)
+    return score_texts(clips, texts)
 
 
 def score_texts(clips: Sequence[Clip], texts: Sequence[str]) -> WordErrors:
@@ -95,18 +100,31 @@ def transcribe_clips(
     processor: SpeechLMProcessor,
     clips: Sequence[Clip],
     settings: DecodingSettings,
+    *,
+    processes: Processes = ALONE,
+    in_step: bool = False,
 ) -> list[str]:
     """Decode utterances from what the encoder made of them; in the order given.
 
     Prompts are those of `oblong speech evaluate`, limits and loop guard as well.
+
+    Args:
+        model: decodes.
+        processor: the model's.
+        clips: to decode.
+        settings: how.
+        processes: that divide the batches among them; each gets all texts.
+        in_step: go on until the last process is done, as a sharded model must.
     """
     # Longest first: rows of equal length need no padding.
     order = sorted(range(len(clips)), key=lambda index: (-clips[index].num_frames, index))
-    texts: dict[int, str] = {}
-    for start in range(0, len(order), settings.batch_size):
-        places = order[start : start + settings.batch_size]
-        rows = _transcribe_batch(model, processor, [clips[place] for place in places], settings)
-        texts |= zip(places, rows, strict=True)
+    batches = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    mine = {
+        number: _transcribe_batch(model, processor, [clips[place] for place in places], settings, in_step=in_step)
+        for number, places in processes.deal(batches)
+    }
+    rows = [text for texts in processes.collect(mine) for text in texts]
+    texts = dict(zip(order, rows, strict=True))
     return [texts[index] for index in range(len(clips))]
 
 
@@ -115,6 +133,8 @@ def _transcribe_batch(
     processor: SpeechLMProcessor,
     clips: Sequence[Clip],
     settings: DecodingSettings,
+    *,
+    in_step: bool,
 ) -> list[str]:
     device = model.lm_head.weight.device
     prompts = [
@@ -139,6 +159,7 @@ def _transcribe_batch(
         prompt_length=length,
         num_beams=settings.num_beams,
         pad_token_id=processor.tokenizer.pad_token_id,
+        **({"synced_gpus": True} if in_step else {}),
     )
     return [heard.text for heard in read_rows(processor.tokenizer, rows)]
 

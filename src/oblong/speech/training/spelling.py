@@ -101,7 +101,7 @@ class Speller(nn.Module):
             reduction="none",
             zero_infinity=True,
         )
-        return SpellingOutput(loss=(losses / counts.clamp(min=1)).mean())
+        return SpellingOutput(loss=(losses / counts.clamp(min=1)).sum() / batch.num_utterances)
 
     @torch.no_grad()
     def spell(self, batch: SpeechBatch) -> list[list[int]]:

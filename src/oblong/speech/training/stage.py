@@ -15,6 +15,7 @@ from oblong.corpora.speech import BatchPosition, BucketRule, iter_batches
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import OptimizerRecipe, SpeechTrainRecipe, count_warmup
 from oblong.speech.training.state import CheckpointStore, StageState, TrainingState
@@ -79,6 +80,7 @@ class Workbench:
     store: CheckpointStore
     on_progress: OnSpeechProgress
     on_point: Callable[[TrainingState], None]
+    processes: Processes
 
 
 class NotFiniteError(ArithmeticError):
@@ -95,7 +97,8 @@ class StageRunner:
         self._optimizer = make_optimizer(plan)
         self._schedule = make_schedule(self._optimizer, plan)
         if resume:
-            self._restore()
+            bench.processes.agree(self._restore)
+        bench.processes.copy_first(plan.trained.values())
 
     def run(self) -> Verdict | None:
         """Train to the end of the stage.
@@ -123,7 +126,7 @@ class StageRunner:
                 continue
             self._step(*next(batches), end)
             if self._current.step % self._bench.recipe.save_every == 0:
-                self._save()
+                self._bench.processes.first(self._save)
 
     @property
     def _current(self) -> StageState:
@@ -142,12 +145,15 @@ class StageRunner:
 
     def _step(self, position: BatchPosition, clips: Sequence[Clip], end: int) -> None:
         started = time.perf_counter()
-        batch = self._bench.maker.make(clips).to(self._bench.device)
+        processes = self._bench.processes
+        batch = self._bench.maker.make_share(clips, processes).to(self._bench.device)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._plan.compute_loss(batch)
-        if not math.isfinite(value := loss.item()):
+        loss = self._plan.compute_loss(batch) * batch.weight
+        (value,) = processes.add(loss.item())
+        if not math.isfinite(value):
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
         loss.backward()  # type: ignore[no-untyped-call]
+        processes.add_gradients(self._plan.trained.values())
         norm = float(nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm))
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient of step {self._current.step + 1} is {norm}")
@@ -173,15 +179,22 @@ class StageRunner:
         self._report("evaluating", current.step, self._plan.plan_end(current.points))
         since = current.points[-1].step if current.points else 0
         recent = [point.loss for point in current.losses[since:] if point.loss is not None]
-        point = self._plan.measure(current, math.fsum(recent) / len(recent) if recent else None)
+        # Told by the first: decisions follow from it, and a last bit may differ between machines.
+        point = self._bench.processes.tell(
+            self._plan.measure(current, math.fsum(recent) / len(recent) if recent else None)
+        )
         points = (*current.points, point)
         self._update(points=points)
         best = self._plan.find_best(points)
-        if best is point:
-            self._bench.store.save_best(current.stage, point.step, self._plan.trained)
+        self._bench.processes.first(lambda: self._keep(point, is_best=best is point))
+        self._report("evaluated", current.step, self._plan.plan_end(points))
+
+    def _keep(self, point: SpeechPoint, *, is_best: bool) -> None:
+        """Write an evaluation down, with the tensors that it is of."""
+        if is_best:
+            self._bench.store.save_best(point.stage, point.step, self._plan.trained)
         self._save()
         self._bench.on_point(self.state)
-        self._report("evaluated", current.step, self._plan.plan_end(points))
 
     def _report(self, activity: str, done: int, total: int, *, loss: float | None = None) -> None:
         points = self.state.points
@@ -249,15 +262,16 @@ def read_generators() -> dict[str, Any]:
     """State of torch's random number generators."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+        # Of this process's GPU alone: asking the others would take memory on each.
+        states["device"] = torch.cuda.get_rng_state()
     return states
 
 
 def write_generators(states: Mapping[str, Any]) -> None:
     """Put the generators back."""
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if "device" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["device"])
 
 
 def describe_stage(current: StageState, *, num_trainable: int, log_every: int, aligned_at: int | None) -> StageRecord:

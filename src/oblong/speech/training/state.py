@@ -123,7 +123,7 @@ class CheckpointStore:
         if last is None:
             raise CorruptCheckpointError(self._directory, "holds no checkpoint", advice="pass --fresh to start over")
         put_tensors(trained, load_file(last / TRAINED_FILE), last)
-        machinery: Mapping[str, Any] = torch.load(last / OPTIMIZER_FILE, weights_only=True)
+        machinery: Mapping[str, Any] = torch.load(last / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
         return machinery
 
     def save_best(self, stage: SpeechStage, step: int, trained: Mapping[str, nn.Parameter]) -> None:

@@ -33,8 +33,14 @@ BEST: Final = "best"
 LAST: Final = "last"
 CHECKPOINTS: Final = "checkpoints"
 
-FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads", "cache"})
-"""What a resumed run may do differently: none of these decides which numbers come out (threads: but for rounding)."""
+FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads", "shard_frozen", "cache"})
+"""What a resumed run may do differently: none of these decides which numbers come out (threads, sharding: but for
+rounding)."""
+
+
+def locate_workspace(output: Path) -> Path:
+    """Where a run is while it is going on."""
+    return output.with_name(f"{output.name}.partial")
 
 
 def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str, str], *, resume: bool) -> Path:
@@ -50,7 +56,7 @@ def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str,
         UserError: an unfinished run had another recipe or other files; the message says what differs.
         OutputWriteError: the disk is full or the place is not writable.
     """
-    workspace = output.with_name(f"{output.name}.partial")
+    workspace = locate_workspace(output)
     if workspace.exists() and not resume:
         shutil.rmtree(workspace)
     if (workspace / INPUTS_FILE).exists():
@@ -64,6 +70,19 @@ def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str,
     with replace_on_success(workspace / INPUTS_FILE, force=True) as file:
         json.dump(inputs, file, indent=1)
     return workspace
+
+
+def require_workspace(workspace: Path) -> None:
+    """Make sure that this process sees the directory that the first one made.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not (workspace / INPUTS_FILE).exists():
+        raise UserError(
+            f"{workspace} is not there: all processes of a training must see the same output, so name one on a disk "
+            "that their machines share"
+        )
 
 
 def close_workspace(workspace: Path, output: Path) -> None:
