@@ -179,7 +179,18 @@ def report(folder: Path, options: argparse.Namespace) -> None:
         for seed in range(options.seeds)
         if (folder / f"{arm}-{seed}" / "run.json").exists()
     ]
-    oblong("speech", "report", *entries, "-o", str(folder / "figure1.html"), "--png", str(folder), "--force")
+    oblong(
+        "speech",
+        "report",
+        *entries,
+        "-o",
+        str(folder / "figure1.html"),
+        "--png",
+        str(folder),
+        "--over",
+        "steps",
+        "--force",
+    )
     if options.json is not None:
         starts = [f"{path.name.rpartition('-')[0]}={path}" for path in sorted(folder.glob("*aligned-[0-9]"))]
         rows = [summarise(*entry.split("=", 1)) for entry in (*starts, *entries)]
