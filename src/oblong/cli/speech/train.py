@@ -154,7 +154,7 @@ def find_recipe(name: str) -> Path:
 
 @contextmanager
 def show_progress() -> Iterator[Callable[[SpeechProgress], None]]:
-    """One bar with loss, gap, WER and retention; off a terminal, a line for every evaluation."""
+    """One bar with loss, gap, WER and retention; off a terminal, lines for evaluations and every tenth of the way."""
     with progress_bar("") as bar:
         task = bar.add_task("preparing", total=None, detail="loading models")
         console = stderr()
@@ -165,10 +165,19 @@ def show_progress() -> Iterator[Callable[[SpeechProgress], None]]:
             bar.update(task, description=name, completed=progress.done, total=progress.total, detail=detail)
             if not bar.disable:
                 return
-            if progress.activity == "evaluated":
+            if is_worth_a_line(progress):
                 console.print(f"{name} {progress.done}/{progress.total}  {detail}", markup=False, soft_wrap=True)
 
         yield on_progress
+
+
+def is_worth_a_line(progress: SpeechProgress) -> bool:
+    """Where there is no bar: an evaluation, or a tenth of what is going on."""
+    if progress.activity == "evaluated":
+        return True
+    if not progress.done or not progress.total:
+        return False
+    return progress.done * 10 // progress.total > (progress.done - 1) * 10 // progress.total
 
 
 def describe_progress(progress: SpeechProgress) -> str:
