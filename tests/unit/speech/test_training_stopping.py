@@ -117,3 +117,10 @@ def test_the_loss_curve_has_the_first_step_a_mean_per_group_and_the_last() -> No
     assert [(point.step, point.loss) for point in points] == [(1, 1.0), (3, 2.5), (6, 5.0), (7, 7.0)]
     assert summarise_losses([], every=3) == ()
     assert not math.isnan(points[0].learning_rate)
+
+
+def test_without_a_gate_the_steps_end_stage_a() -> None:
+    recipe = AlignRecipe(gate=None, max_steps=40)
+    points = [make_point(0, gap=-0.1), make_point(40, gap=0.9)]
+    assert plan_align_end(points, recipe) == 40
+    assert judge_alignment(points, recipe) is None

@@ -71,7 +71,7 @@ class Measurer:
         self.model.eval()  # type: ignore[no-untyped-call]
         probe = self._probe()
         gate = self.recipe.align.gate
-        is_open = max(probe.gap, *(point.alignment_gap for point in current.points), -1.0) >= gate
+        is_open = gate is not None and max(probe.gap, *(point.alignment_gap for point in current.points), -1.0) >= gate
         words = self._score() if is_open else {}
         return self._make_point(current, loss, probe, words, base, base)
 

@@ -106,8 +106,11 @@ class AlignRecipe(OptimizerRecipe):
     learning_rate: float | None = Field(default=None, gt=0, description="default: 1e-3 linear, 3e-4 attention")
     max_steps: int = Field(default=1000, gt=0, description="at most so many steps")
     min_steps: int = Field(default=0, ge=0, description="at least so many")
-    gate: float = Field(
-        default=0.15, gt=0, lt=1, description="token accuracy with true minus with shuffled audio that ends the stage"
+    gate: float | None = Field(
+        default=0.15,
+        gt=0,
+        lt=1,
+        description="token accuracy with true minus with shuffled audio that ends the stage; null: max_steps end it",
     )
     after_gate_steps: int = Field(default=0, ge=0, description="train on for so many steps once the gate is open")
     start_from: str | None = Field(

@@ -21,8 +21,10 @@ class Verdict:
     reason: str
 
 
-def find_aligned_step(points: Sequence[SpeechPoint], gate: float) -> int | None:
-    """The first evaluated step at which the gate was open."""
+def find_aligned_step(points: Sequence[SpeechPoint], gate: float | None) -> int | None:
+    """The first evaluated step at which the gate was open; None too where there is no gate."""
+    if gate is None:
+        return None
     return next((point.step for point in points if point.alignment_gap >= gate), None)
 
 
@@ -36,7 +38,7 @@ def plan_align_end(points: Sequence[SpeechPoint], recipe: AlignRecipe) -> int:
 
 def judge_alignment(points: Sequence[SpeechPoint], recipe: AlignRecipe) -> Verdict | None:
     """At the end of stage A: the reason not to go on, if there is one."""
-    if find_aligned_step(points, recipe.gate) is not None:
+    if recipe.gate is None or find_aligned_step(points, recipe.gate) is not None:
         return None
     best = max(points, key=lambda point: point.alignment_gap)
     return Verdict(
