@@ -18,9 +18,10 @@ from oblong.scanning import scan
 from tests.checkpoint_builders import llama_tensors, write_model
 
 # A scan that takes its time: it rests after every unit, so that a signal finds it in the middle also where the machine
-# lets the sender wait.
+# lets the sender wait. A shell has its background jobs ignore Ctrl-C, and their children inherit that.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from oblong.cli import scan as command
 update, seconds = command.ScanBar.update, float(sys.argv[1])
 command.ScanBar.update = lambda self, state: (time.sleep(seconds), update(self, state))[1]
