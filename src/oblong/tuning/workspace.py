@@ -13,7 +13,7 @@ An output directory is therefore always a finished run, and a finished run is on
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,50 @@ def refuse_existing_output(output: Path, *, force: bool) -> None:
         raise UserError(f"{output} is not a run of oblong's and will not be replaced: choose another output")
 
 
+def locate_workspace(output: Path) -> Path:
+    """Where a run is while it is going on."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def begin_workspace(workspace: Path, recipe: str) -> None:
+    """Make the directory, and write down what the run was started with.
+
+    Raises:
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    with explain_write_errors(workspace):
+        workspace.mkdir(parents=True, exist_ok=True)
+    with replace_on_success(workspace / RECIPE_FILE, force=True) as file:
+        file.write(recipe)
+
+
+def find_changed_fields(workspace: Path, now: Mapping[str, Any], *, free: Set[str]) -> Iterator[str]:
+    """What differs between a recipe and that of an unfinished run.
+
+    Args:
+        workspace: of the unfinished run.
+        now: the recipe's fields.
+        free: fields that may differ.
+    """
+    started: dict[str, Any] = yaml.safe_load((workspace / RECIPE_FILE).read_text(encoding="utf-8"))
+    for name in now.keys() - free:
+        if started.get(name) != now[name]:
+            yield f"{name} was {started.get(name)!r}, is {now[name]!r}"
+
+
+def refuse_other_run(workspace: Path, differences: Iterable[str]) -> None:
+    """Stop where an unfinished run is another one.
+
+    Raises:
+        UserError: with all differences, if there is any.
+    """
+    if found := sorted(differences):
+        raise UserError(
+            f"{workspace} holds an unfinished run that differs: {'; '.join(found)}\n"
+            "repeat what it was started with to resume it, or pass --fresh to start over"
+        )
+
+
 def open_workspace(output: Path, recipe: TuneRecipe, plan: Plan, data: DataSource, *, resume: bool) -> Path:
     """Make the working directory of a run, or find it again.
 
@@ -66,16 +110,13 @@ def open_workspace(output: Path, recipe: TuneRecipe, plan: Plan, data: DataSourc
         UserError: an unfinished run has another recipe, Plan or text; the message says what differs.
         OutputWriteError: the disk is full or the place is not writable.
     """
-    workspace = output.with_name(f"{output.name}.partial")
+    workspace = locate_workspace(output)
     if workspace.exists() and not resume:
         shutil.rmtree(workspace)
     if (workspace / DATA_FILE).exists():
-        _refuse_other_run(workspace, recipe, plan, data)
+        refuse_other_run(workspace, _find_differences(workspace, recipe, plan, data))
         return workspace
-    with explain_write_errors(workspace):
-        workspace.mkdir(parents=True, exist_ok=True)
-    with replace_on_success(workspace / RECIPE_FILE, force=True) as file:
-        file.write(recipe.to_yaml())
+    begin_workspace(workspace, recipe.to_yaml())
     plan.write(workspace / PLAN_FILE, force=True)
     # Written last: its presence says that the other two are whole.
     with replace_on_success(workspace / DATA_FILE, force=True) as file:
@@ -90,21 +131,8 @@ def close_workspace(workspace: Path, output: Path) -> None:
         replace_directory(workspace, output)
 
 
-def _refuse_other_run(workspace: Path, recipe: TuneRecipe, plan: Plan, data: DataSource) -> None:
-    differences = list(_find_differences(workspace, recipe, plan, data))
-    if differences:
-        raise UserError(
-            f"{workspace} holds an unfinished run that differs: {'; '.join(differences)}\n"
-            "repeat what it was started with to resume it, or pass --fresh to start over"
-        )
-
-
 def _find_differences(workspace: Path, recipe: TuneRecipe, plan: Plan, data: DataSource) -> Iterator[str]:
-    started: dict[str, Any] = yaml.safe_load((workspace / RECIPE_FILE).read_text(encoding="utf-8"))
-    now = recipe.model_dump(mode="json")
-    for name in now.keys() - FIELDS_FREE_TO_CHANGE:
-        if started.get(name) != now[name]:
-            yield f"{name} was {started.get(name)!r}, is {now[name]!r}"
+    yield from find_changed_fields(workspace, recipe.model_dump(mode="json"), free=FIELDS_FREE_TO_CHANGE)
     if Plan.read(workspace / PLAN_FILE).digest() != plan.digest():
         yield "the Plan's content changed"
     if validate(DataSource, load_document(workspace / DATA_FILE), workspace / DATA_FILE).digest != data.digest:

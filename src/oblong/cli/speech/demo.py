@@ -148,7 +148,7 @@ def train(recipe: SpeechTrainRecipe, path: Path) -> SpeechRun:
     from oblong.cli.speech.train import show_progress
     from oblong.records import SpeechRun
     from oblong.speech.training import train_speech
-    from oblong.speech.training.workspace import RUN_FILE
+    from oblong.tuning.workspace import RUN_FILE
 
     finished = Path(recipe.output) / RUN_FILE
     if finished.exists():

@@ -14,33 +14,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
-
-from oblong.checkpoints.delta import replace_directory
 from oblong.errors import UserError
-from oblong.records.base import explain_write_errors, load_document, replace_on_success
+from oblong.records.base import load_document, replace_on_success
 from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.tuning.workspace import begin_workspace, find_changed_fields, locate_workspace, refuse_other_run
 
-RUN_FILE: Final = "run.json"
 POINTS_FILE: Final = "points.jsonl"
-RECIPE_FILE: Final = "recipe.yaml"
 INPUTS_FILE: Final = "inputs.json"
 ALIGNED: Final = "aligned"
 BEST: Final = "best"
 LAST: Final = "last"
-CHECKPOINTS: Final = "checkpoints"
 
 FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads", "shard_frozen", "cache"})
 """What a resumed run may do differently: none of these decides which numbers come out (threads, sharding: but for
 rounding)."""
-
-
-def locate_workspace(output: Path) -> Path:
-    """Where a run is while it is going on."""
-    return output.with_name(f"{output.name}.partial")
 
 
 def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str, str], *, resume: bool) -> Path:
@@ -60,12 +51,11 @@ def open_workspace(output: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str,
     if workspace.exists() and not resume:
         shutil.rmtree(workspace)
     if (workspace / INPUTS_FILE).exists():
-        _refuse_other_run(workspace, recipe, inputs)
+        fields = find_changed_fields(workspace, recipe.model_dump(mode="json"), free=FIELDS_FREE_TO_CHANGE)
+        files = _find_changed_files(load_document(workspace / INPUTS_FILE), inputs)
+        refuse_other_run(workspace, chain(fields, files))
         return workspace
-    with explain_write_errors(workspace):
-        workspace.mkdir(parents=True, exist_ok=True)
-    with replace_on_success(workspace / RECIPE_FILE, force=True) as file:
-        file.write(recipe.to_yaml())
+    begin_workspace(workspace, recipe.to_yaml())
     # Written last: its presence says that the recipe is whole.
     with replace_on_success(workspace / INPUTS_FILE, force=True) as file:
         json.dump(inputs, file, indent=1)
@@ -82,29 +72,6 @@ def require_workspace(workspace: Path) -> None:
         raise UserError(
             f"{workspace} is not there: all processes of a training must see the same output, so name one on a disk "
             "that their machines share"
-        )
-
-
-def close_workspace(workspace: Path, output: Path) -> None:
-    """Drop the resume checkpoints and put the finished run in its place."""
-    shutil.rmtree(workspace / CHECKPOINTS, ignore_errors=True)
-    with explain_write_errors(output):
-        replace_directory(workspace, output)
-
-
-def _refuse_other_run(workspace: Path, recipe: SpeechTrainRecipe, inputs: Mapping[str, str]) -> None:
-    started: dict[str, Any] = yaml.safe_load((workspace / RECIPE_FILE).read_text(encoding="utf-8"))
-    now = recipe.model_dump(mode="json")
-    differences = [
-        f"{name} was {started.get(name)!r}, is {now[name]!r}"
-        for name in now.keys() - FIELDS_FREE_TO_CHANGE
-        if started.get(name) != now[name]
-    ]
-    differences += _find_changed_files(load_document(workspace / INPUTS_FILE), inputs)
-    if differences:
-        raise UserError(
-            f"{workspace} holds an unfinished run that differs: {'; '.join(sorted(differences))}\n"
-            "repeat what it was started with to resume it, or pass --fresh to start over"
         )
 
 
