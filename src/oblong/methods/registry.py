@@ -44,6 +44,11 @@ class MethodSpec:
     adds_modules: bool = False
 
     @property
+    def uses_anchor(self) -> bool:
+        """Whether old data goes in where there is some."""
+        return self.needs_anchor or self.can_use_anchor
+
+    @property
     def name(self) -> str:
         """The name in recipes."""
         return str(self.options.model_fields["name"].default)

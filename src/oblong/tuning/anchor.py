@@ -14,7 +14,7 @@ from oblong.tuning.recipe import TuneRecipe
 
 
 def obtain_anchor(recipe: TuneRecipe, loaded: LoadedModel, file: Path) -> AnchorData | None:
-    """The anchor that a recipe asks for, from `file` if an interrupted run has made it; None if it asks for none.
+    """The anchor that a recipe's method takes, from `file` if an interrupted run has made it; None if it takes none.
 
     Args:
         recipe: how to train.
@@ -25,7 +25,7 @@ def obtain_anchor(recipe: TuneRecipe, loaded: LoadedModel, file: Path) -> Anchor
         DataError: a text is missing or too short.
         OutputWriteError: the blocks could not be written.
     """
-    if recipe.anchor is None:
+    if recipe.anchor is None or not recipe.uses_anchor:
         return None
     if file.exists():
         stored = load_file(file)

@@ -102,6 +102,16 @@ class TuneRecipe(Part):
         return self
 
     @property
+    def uses_anchor(self) -> bool:
+        """Whether there is old data and a method that takes it."""
+        return self.anchor is not None and self.method is not None and METHODS[self.method.name].uses_anchor
+
+    @property
+    def is_data_free(self) -> bool:
+        """Whether nothing goes in beside the new text but what the base itself generates."""
+        return self.anchor is None or not self.uses_anchor or set(self.anchor.sources) == {SELF_GENERATED}
+
+    @property
     def blocks_per_step(self) -> int:
         """Training blocks behind one optimizer step."""
         return self.batch_size * self.gradient_accumulation

@@ -71,6 +71,34 @@ def test_a_method_that_freezes_tensors_of_the_plan_still_verifies(tmp_path: Path
     assert torch.equal(read_delta(tmp_path / "run")[frozen], base[frozen])
 
 
+@pytest.mark.parametrize(
+    ("method", "sources", "expected"),
+    [
+        (None, None, True),
+        ("l2_sp", None, True),
+        ("replay", "self_generated", True),
+        ("replay", "bundled:english-prose", False),
+        ("replay", ["self_generated", "bundled:english-prose"], False),
+        ("packnet", "bundled:english-prose", False),
+        ("l2_sp", "bundled:english-prose", True),
+        (None, "bundled:english-prose", True),
+    ],
+)
+def test_what_is_data_free_follows_from_what_the_method_takes(
+    tmp_path: Path, method: str | None, sources: Any, expected: bool
+) -> None:
+    assert make_recipe(tmp_path, method=method, anchor=sources).is_data_free is expected
+
+
+def test_old_data_that_no_method_takes_is_not_made(tmp_path: Path) -> None:
+    run = tune(make_recipe(tmp_path, anchor="bundled:english-prose", output=str(tmp_path / "plain")))
+    assert run.data_free is True
+    assert not (tmp_path / "plain" / "anchor.safetensors").exists()
+    held = {"method": "replay", "anchor": {"sources": "bundled:english-prose", "blocks": 2}}
+    run = tune(make_recipe(tmp_path, **held, output=str(tmp_path / "held")))
+    assert run.data_free is False
+
+
 def test_sharded_tensors_and_gradient_scalers_are_refused(tmp_path: Path) -> None:
     trainer: Any = make_trainer(tmp_path, make_llama(), parse_method("gem"))
     trainer.is_fsdp_enabled = True
