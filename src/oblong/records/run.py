@@ -66,11 +66,6 @@ class Run(Record):
     peak_memory_bytes: int = Field(description="peak resident memory of the process; on a GPU, of its allocator")
     history: tuple[TrainingPoint, ...]
     delta: str = Field(description="directory of the delta checkpoint, relative to this file")
-    data_free: bool | None = Field(
-        default=None,
-        description="whether no old data went in beside the new text, but what the base itself generated; null in "
-        "older records",
-    )
     provenance: Provenance
 
 

@@ -127,7 +127,6 @@ def describe_run(recipe: TuneRecipe, applied: AppliedPlan, documents: Documents,
         peak_memory_bytes=measure_peak_memory(),
         history=summarise_steps(result.steps, log_every=recipe.log_every),
         delta=DELTA_DIRECTORY,
-        data_free=recipe.is_data_free,
         provenance=Provenance.here(),
     )
 
