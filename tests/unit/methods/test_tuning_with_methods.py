@@ -90,9 +90,14 @@ def test_what_is_data_free_follows_from_what_the_method_takes(
     assert make_recipe(tmp_path, method=method, anchor=sources).is_data_free is expected
 
 
-def test_old_data_that_no_method_takes_is_not_made(tmp_path: Path) -> None:
-    tune(make_recipe(tmp_path, anchor="bundled:english-prose"))
-    assert not (tmp_path / "run" / "anchor.safetensors").exists()
+def test_old_data_that_no_method_takes_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("old data was made")
+
+    monkeypatch.setattr("oblong.tuning.anchor.build_anchor", refuse)
+    tune(make_recipe(tmp_path, anchor=ANCHOR))
+    with pytest.raises(AssertionError, match="was made"):
+        tune(make_recipe(tmp_path, anchor=ANCHOR, method="replay", output=str(tmp_path / "held")))
 
 
 def test_sharded_tensors_and_gradient_scalers_are_refused(tmp_path: Path) -> None:
