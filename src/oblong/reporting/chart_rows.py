@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from oblong.records import Change, Comparison, Measures, Plan, Scan, Unit
-from oblong.reporting.comparison_tables import runs_of
+from oblong.reporting.arms import runs_of
 from oblong.reporting.verdicts import changes_on, general_corpora, new_domains
 
 Row = dict[str, Any]
@@ -147,7 +147,8 @@ def seed_rows(comparison: Comparison, new_domain: str, general: str) -> list[Row
             "gain": base[new_domain].loss - run.evaluation.corpora[new_domain].loss,
             "change": run.evaluation.corpora[general].loss - base[general].loss,
         }
-        for run in comparison.runs
+        for arm in comparison.arms
+        for run in runs_of(comparison, arm)
         if new_domain in run.evaluation.corpora and general in run.evaluation.corpora
     ]
 
@@ -190,7 +191,8 @@ def loss_rows(comparison: Comparison) -> list[Row]:
     """One row per logged step and run; a loss that was not finite is null, and the line breaks there."""
     return [
         {"arm": arm_run.arm, "seed": arm_run.seed, "step": point.step, "loss": point.loss}
-        for arm_run in comparison.runs
+        for arm in comparison.arms
+        for arm_run in runs_of(comparison, arm)
         for point in arm_run.run.history
     ]
 

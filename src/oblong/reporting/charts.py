@@ -62,7 +62,7 @@ def excess_heat_map(scan: Scan) -> alt.Chart:
 def _heat_map(scan: Scan, colour: alt.Color) -> alt.Chart:
     rows = heat_rows(scan)
     roles = order_roles(rows)
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(embed(rows)).encode(
         x=alt.X("layer:O", title="layer", axis=_layer_axis(_num_layers(rows), max_labels=40), scale=GAPS),
         y=alt.Y("role:N", title=None, sort=roles, scale=GAPS),
         tooltip=[
@@ -103,7 +103,7 @@ def null_scatter(scan: Scan) -> alt.Chart:
         axis=_log_axis(y_domain),
     )
     ends = [{"x": end, "kappa": end} for end in (max(x_domain[0], y_domain[0]), min(x_domain[1], y_domain[1]))]
-    line = alt.Chart(_data(ends)).mark_line(style="reference").encode(x=x, y=y)
+    line = alt.Chart(embed(ends)).mark_line(style="reference").encode(x=x, y=y)
     layers = [line, _unresolved_ranges(rows, x, y), _null_points(rows, x, y), _null_ticks(rows, x, y)]
     if tallest <= MAX_SHAPE_LABELS:
         layers.append(_shape_labels(labels, x, height=14 * tallest))
@@ -116,7 +116,7 @@ def _null_points(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(roles))]
     legend = alt.Legend(title="role", symbolSize=70)
     return (
-        alt.Chart(_data(rows))
+        alt.Chart(embed(rows))
         .mark_point(size=36, opacity=0.8, strokeWidth=1.2)
         .encode(
             x=x,
@@ -137,16 +137,16 @@ def _null_points(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
 def _null_ticks(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
     columns = {row["x"]: row["null_kappa"] for row in rows}
     ticks = [{"x": place, "kappa": null} for place, null in sorted(columns.items())]
-    return alt.Chart(_data(ticks)).mark_tick(style="null", orient="horizontal", size=15).encode(x=x, y=y)
+    return alt.Chart(embed(ticks)).mark_tick(style="null", orient="horizontal", size=15).encode(x=x, y=y)
 
 
 def _unresolved_ranges(rows: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
-    return alt.Chart(_data(unresolved_ranges(rows))).mark_rule(style="range").encode(x=x, y=y, y2="to:Q")
+    return alt.Chart(embed(unresolved_ranges(rows))).mark_rule(style="range").encode(x=x, y=y, y2="to:Q")
 
 
 def _shape_labels(labels: Sequence[Row], x: alt.X, *, height: int) -> alt.Chart:
     return (
-        alt.Chart(_data(labels))
+        alt.Chart(embed(labels))
         .mark_text(style="annotation", baseline="top", lineHeight=14)
         .encode(x=x, y=alt.value(-6 - height), text="shapes:N")
     )
@@ -164,10 +164,10 @@ def _trade_panel(comparison: Comparison, new_domain: str, general: str, styles: 
     x = alt.X("gain:Q", title=x_title, axis=alt.Axis(tickCount=6))
     y = alt.Y("change:Q", title=y_title, axis=alt.Axis(tickCount=7))
     colour, shape = _arm_colour(comparison.arms, styles), _arm_shape(comparison.arms, styles)
-    arms = alt.Chart(_data(trade_rows(comparison, new_domain, general)))
+    arms = alt.Chart(embed(trade_rows(comparison, new_domain, general)))
     tooltip = ["arm:N", alt.Tooltip("gain:Q", format="+.4f"), alt.Tooltip("change:Q", format="+.4f")]
-    origin = alt.Chart(_data([{"gain": 0, "change": 0, "text": "base"}]))
-    seeds = alt.Chart(_data(seed_rows(comparison, new_domain, general)))
+    origin = alt.Chart(embed([{"gain": 0, "change": 0, "text": "base"}]))
+    seeds = alt.Chart(embed(seed_rows(comparison, new_domain, general)))
     return alt.layer(
         origin.mark_rule(style="reference").encode(x="gain:Q"),
         origin.mark_rule(style="reference").encode(y="change:Q"),
@@ -195,7 +195,7 @@ def plan_mosaic(plans: Sequence[Plan], scan: Scan | None, styles: Styles) -> alt
 
 
 def _mosaic_panel(rows: Sequence[Row], plan: Plan, roles: Sequence[str], styles: Styles) -> alt.Chart:
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(embed(rows)).encode(
         x=alt.X("layer:O", title="layer", axis=_layer_axis(_num_layers(rows), max_labels=12), scale=GAPS),
         y=alt.Y("role:N", title=None, sort=list(roles), scale=GAPS),
         tooltip=["layer:O", "role:N", "chosen:Q", "of:Q"],
@@ -216,12 +216,12 @@ def loss_curves(comparison: Comparison, styles: Styles) -> alt.Chart:
     y = alt.Y("loss:Q", title="training loss, nats per token", scale=alt.Scale(zero=False))
     colour = _arm_colour(comparison.arms, styles)
     seeds = (
-        alt.Chart(_data(loss_rows(comparison)))
+        alt.Chart(embed(loss_rows(comparison)))
         .mark_line(strokeWidth=1, opacity=0.35)
         .encode(x=x, y=y, color=colour, detail="seed:N")
     )
     means = (
-        alt.Chart(_data(mean_loss_rows(comparison)))
+        alt.Chart(embed(mean_loss_rows(comparison)))
         .mark_line(strokeWidth=2)
         .encode(x=x, y=y, color=colour, tooltip=["arm:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")])
     )
@@ -232,7 +232,7 @@ def spectrum_curves(rows: Sequence[Row], styles: Styles) -> alt.Chart:
     """Singular values of some tensors, one line each in the colour of their plan; see `list_curves`."""
     domain = _log_domain([row["value"] for row in rows])
     return (
-        alt.Chart(_data(rows))
+        alt.Chart(embed(rows))
         .mark_line(strokeWidth=1.5, opacity=0.7)
         .encode(
             x=alt.X("share:Q", title="share of the singular values", scale=alt.Scale(domain=[0, 1]), axis=SHARE_AXIS),
@@ -285,5 +285,6 @@ def _num_layers(rows: Sequence[Row]) -> int:
     return 1 + max((row["layer"] for row in rows), default=0)
 
 
-def _data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+def embed(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+    """Rows as the data of a chart."""
     return alt.Data(values=[dict(row) for row in rows])

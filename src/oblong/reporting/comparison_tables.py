@@ -11,24 +11,35 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from oblong.records import ArmRun, Change, Comparison, Interval, RunStatus
+from oblong.records import Change, Comparison, Interval, RunStatus
+from oblong.reporting.arms import (
+    DATA_FREE_NOTE,
+    SEEDS_THAT_SHOW_VARIATION,
+    is_data_free,
+    num_seeds,
+    rate_of,
+    runs_of,
+)
 from oblong.reporting.formats import (
     NOTHING,
     format_duration,
     format_interval,
     format_megabytes,
     format_parameters,
+    format_rate,
     format_share,
+    format_yes,
 )
+from oblong.reporting.table_layout import bold_if, choose_table, escape_markdown, make_table, markdown_table
 
-SEEDS_THAT_SHOW_VARIATION: Final = 3  # from here on the intervals count the spread between seeds too
-OUTCOME_HEADINGS: Final = ("arm", "loss", "change", "against control", "KL to base")
-WIDE: Final = 100  # columns that hold every interval beside its mean
-COST_HEADINGS: Final = ("arm", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak RSS")
+OUTCOME_HEADINGS: Final = ("arm", "data-free", "loss", "change", "against control", "KL to base")
+WIDE: Final = 120  # columns
+COST_HEADINGS: Final = (
+    *("arm", "data-free", "tensors", "trainable", "share", "moved", "training", "tokens/s", "peak RSS"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,7 @@ class OutcomeRow:
 
     arm: str
     is_control: bool
+    data_free: bool | None
     before: float
     after: float
     change: Interval
@@ -57,11 +69,15 @@ class OutcomeSection:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """What one arm trained and what that took; means over its seeds, the peak over them for memory."""
+    """What one arm trained and what that took; means over its seeds, the peak over them for memory.
+
+    Of a sweep, at the learning rate that the other table shows; `num_diverged` counts over all rates.
+    """
 
     arm: str
     is_control: bool
-    num_seeds: int
+    data_free: bool | None
+    num_runs: int
     num_diverged: int
     num_tensors: int
     num_trainable: int
@@ -98,6 +114,7 @@ def _outcome_row(comparison: Comparison, change: Change) -> OutcomeRow:
     return OutcomeRow(
         arm=change.arm,
         is_control=change.arm == comparison.control,
+        data_free=is_data_free(comparison, change.arm),
         before=change.before,
         after=change.after,
         change=change.difference,
@@ -114,13 +131,15 @@ def cost_rows(comparison: Comparison) -> tuple[CostRow, ...]:
 def _cost_row(comparison: Comparison, arm: str) -> CostRow:
     arm_runs = runs_of(comparison, arm)
     runs = [arm_run.run for arm_run in arm_runs]
+    all_runs = [arm_run.run for arm_run in comparison.runs if arm_run.arm == arm]
     drifts = [arm_run.evaluation.drift for arm_run in arm_runs]
     num_trainable = round(fmean(run.num_trainable for run in runs))
     return CostRow(
         arm=arm,
         is_control=arm == comparison.control,
-        num_seeds=len(runs),
-        num_diverged=sum(run.status is RunStatus.DIVERGED for run in runs),
+        data_free=is_data_free(comparison, arm),
+        num_runs=len(all_runs),
+        num_diverged=sum(run.status is RunStatus.DIVERGED for run in all_runs),
         num_tensors=comparison.plans[arm].totals.num_tensors,
         num_trainable=num_trainable,
         share=num_trainable / runs[0].num_parameters,
@@ -129,16 +148,6 @@ def _cost_row(comparison: Comparison, arm: str) -> CostRow:
         tokens_per_second=fmean(run.tokens_per_second for run in runs),
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
     )
-
-
-def runs_of(comparison: Comparison, arm: str) -> tuple[ArmRun, ...]:
-    """The runs of one arm, one per seed."""
-    return tuple(run for run in comparison.runs if run.arm == arm)
-
-
-def num_seeds(comparison: Comparison) -> int:
-    """Seeds of the arm that has fewest."""
-    return min(len(runs_of(comparison, arm)) for arm in comparison.arms)
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
@@ -153,6 +162,7 @@ def outcome_cells(row: OutcomeRow) -> tuple[str, ...]:
     """The texts under OUTCOME_HEADINGS."""
     return (
         row.arm,
+        format_yes(row.data_free),
         f"{row.before:.4f} → {row.after:.4f}",
         format_interval(row.change),
         "control" if row.is_control else format_interval(row.against_control),
@@ -162,9 +172,10 @@ def outcome_cells(row: OutcomeRow) -> tuple[str, ...]:
 
 def cost_cells(row: CostRow) -> tuple[str, ...]:
     """The texts under COST_HEADINGS."""
-    diverged = f" ({row.num_diverged} of {row.num_seeds} diverged)" if row.num_diverged else ""
+    diverged = f" ({row.num_diverged} of {row.num_runs} diverged)" if row.num_diverged else ""
     return (
         row.arm + diverged,
+        format_yes(row.data_free),
         str(row.num_tensors),
         format_parameters(row.num_trainable),
         format_share(row.share),
@@ -178,7 +189,7 @@ def cost_cells(row: CostRow) -> tuple[str, ...]:
 def section_cells(section: OutcomeSection) -> tuple[str, ...]:
     """The texts of the row that opens a section: corpus, kind, size."""
     kind = "new domain" if section.new_domain else "general"
-    return (f"{section.corpus} ({kind})", "", f"{section.num_documents} documents", "", "")
+    return (f"{section.corpus} ({kind})", "", "", f"{section.num_documents} documents", "", "")
 
 
 def outcome_caption(comparison: Comparison) -> str:
@@ -188,8 +199,22 @@ def outcome_caption(comparison: Comparison) -> str:
     over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
     return (
         f"Loss in nats per token, lower is better; [ ] are {level}bootstrap intervals over {over}. "
-        f"The control is {comparison.control}. KL to base: how far the predictions moved."
+        f"The control is {comparison.control}. KL to base: how far the predictions moved. {DATA_FREE_NOTE}"
+        + _note_rates(comparison)
     )
+
+
+def _note_rates(comparison: Comparison) -> str:
+    """Of a sweep, which learning rate each arm is shown at; nothing for a comparison at one rate."""
+    by_rate: dict[float, list[str]] = {}
+    for arm in comparison.arms:
+        rate = rate_of(comparison, arm)
+        if rate is not None:
+            by_rate.setdefault(rate, []).append(arm)
+    if not comparison.retention or not by_rate:
+        return ""
+    shown = "; ".join(f"{format_rate(rate)} ({', '.join(arms)})" for rate, arms in sorted(by_rate.items()))
+    return f" Each arm at the end of training, at the learning rate that then had learned most: {shown}."
 
 
 COST_CAPTION: Final = (
@@ -199,65 +224,71 @@ COST_CAPTION: Final = (
 
 
 def render_comparison(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
-    """The two tables for a terminal, bold where an interval excludes zero; below WIDE columns intervals wrap."""
-    narrow = width < WIDE
-    learned = _rich_table("Learned and forgotten", OUTCOME_HEADINGS, outcome_caption(comparison), narrow=narrow)
+    """The two tables for a terminal, bold where an interval excludes zero.
+
+    Where there is not the room intervals stand under their means, and the less important columns are left out.
+    """
+    learned = (
+        _render_outcomes(comparison, columns, tight=tight, folded=folded)
+        for columns, tight, folded in (
+            (OUTCOME_HEADINGS, False, False),
+            (OUTCOME_HEADINGS, True, False),
+            (_without(OUTCOME_HEADINGS, "data-free"), True, True),
+        )
+    )
+    cost = (
+        _render_costs(comparison, columns, tight=tight)
+        for columns, tight in ((COST_HEADINGS, False), (_without(COST_HEADINGS, "share", "tokens/s"), True))
+    )
+    return [choose_table(learned, width), choose_table(cost, width)]
+
+
+def _without(headings: Sequence[str], *left_out: str) -> tuple[str, ...]:
+    return tuple(heading for heading in headings if heading not in left_out)
+
+
+def _render_outcomes(comparison: Comparison, headings: Sequence[str], *, tight: bool, folded: bool) -> Table:
+    table = make_table("Learned and forgotten", headings, outcome_caption(comparison), tight=tight)
     for section in outcome_sections(comparison):
-        learned.add_row(*(_fit(cell, narrow) for cell in section_cells(section)), style="bold")
+        opening = dict(zip(OUTCOME_HEADINGS, section_cells(section), strict=True))
+        table.add_row(*(_fit(opening[heading], folded) for heading in headings), style="bold")
         for row in section.rows:
-            cells = [_fit(cell, narrow) for cell in outcome_cells(row)]
-            cells[2] = _bold_if(cells[2], row.change.excludes_zero)
-            cells[3] = _bold_if(cells[3], row.against_control is not None and row.against_control.excludes_zero)
-            learned.add_row(*cells)
-        learned.add_section()
-    hidden = {COST_HEADINGS.index("tokens/s")} if narrow else set()
-    shown = [index for index in range(len(COST_HEADINGS)) if index not in hidden]
-    cost = _rich_table("Cost", [COST_HEADINGS[index] for index in shown], COST_CAPTION, narrow=narrow)
-    for cost_row in cost_rows(comparison):
-        cells = list(cost_cells(cost_row))
-        cost.add_row(*(escape(cells[index]) for index in shown))
-    return [learned, cost]
-
-
-def _fit(cell: str, narrow: bool) -> str:
-    """Escape a cell; in a narrow terminal an interval stands under its mean, and a loss under the one before."""
-    return escape(cell.replace(" [", "\n[").replace("→ ", "→\n") if narrow else cell)
-
-
-def _rich_table(title: str, headings: Sequence[str], caption: str, *, narrow: bool) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0) if narrow else (0, 2, 0, 0)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+            texts = zip(OUTCOME_HEADINGS, outcome_cells(row), strict=True)
+            cells = {heading: _fit(text, folded) for heading, text in texts}
+            against = row.against_control
+            cells["change"] = bold_if(cells["change"], row.change.excludes_zero)
+            cells["against control"] = bold_if(cells["against control"], against is not None and against.excludes_zero)
+            table.add_row(*(cells[heading] for heading in headings))
+        table.add_section()
     return table
 
 
-def _bold_if(text: str, condition: bool) -> str:
-    return f"[bold]{text}[/bold]" if condition else text
+def _render_costs(comparison: Comparison, headings: Sequence[str], *, tight: bool) -> Table:
+    table = make_table("Cost", headings, COST_CAPTION, tight=tight)
+    for row in cost_rows(comparison):
+        cells = dict(zip(COST_HEADINGS, cost_cells(row), strict=True))
+        table.add_row(*(escape(cells[heading]) for heading in headings))
+    return table
+
+
+def _fit(cell: str, folded: bool) -> str:
+    """Escape a cell; folded, an interval stands under its mean, and a loss under the one before."""
+    return escape(cell.replace(" [", "\n[").replace("→ ", "→\n") if folded else cell)
 
 
 def render_markdown(comparison: Comparison) -> str:
     """Both tables as GitHub Markdown."""
     rows: list[Sequence[str]] = []
     for section in outcome_sections(comparison):
-        rows.append([f"**{cell}**" if cell else "" for cell in map(_markdown_escape, section_cells(section))])
-        rows += [[_markdown_escape(cell) for cell in outcome_cells(row)] for row in section.rows]
-    costs = [[_markdown_escape(cell) for cell in cost_cells(row)] for row in cost_rows(comparison)]
+        rows.append([f"**{cell}**" if cell else "" for cell in map(escape_markdown, section_cells(section))])
+        rows += [[escape_markdown(cell) for cell in outcome_cells(row)] for row in section.rows]
+    costs = [[escape_markdown(cell) for cell in cost_cells(row)] for row in cost_rows(comparison)]
     parts = (
         "### Learned and forgotten\n",
-        _markdown_table(OUTCOME_HEADINGS, rows),
-        _markdown_escape(outcome_caption(comparison)) + "\n",
+        markdown_table(OUTCOME_HEADINGS, rows),
+        escape_markdown(outcome_caption(comparison)) + "\n",
         "### Cost\n",
-        _markdown_table(COST_HEADINGS, costs),
+        markdown_table(COST_HEADINGS, costs),
         COST_CAPTION + "\n",
     )
     return "\n".join(parts)
-
-
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
-
-
-def _markdown_escape(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\`*_|[]<>" else character for character in text)

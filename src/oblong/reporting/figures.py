@@ -14,6 +14,7 @@ import vl_convert
 from oblong.errors import OutputExistsError
 from oblong.records import Comparison, Plan, Scan
 from oblong.records.base import explain_write_errors
+from oblong.reporting.arms import family_of
 from oblong.reporting.chart_rows import heat_rows, laid_out_units, null_rows, trade_panels
 from oblong.reporting.charts import (
     excess_heat_map,
@@ -24,6 +25,8 @@ from oblong.reporting.charts import (
     spectrum_curves,
     trade_off_chart,
 )
+from oblong.reporting.front_charts import fronts_chart
+from oblong.reporting.front_rows import count_outside
 from oblong.reporting.spectrum_rows import TENSORS_PER_PLAN, list_curves
 from oblong.reporting.theme import PAPER, ArmStyle, Ink, present, style_arms
 
@@ -53,6 +56,7 @@ def build_figures(
     """Every figure that these records allow, in reading order."""
     styles = style_report(comparison, plans)
     return (
+        *_front_figures(comparison, styles),
         *_comparison_figures(comparison, styles),
         *_scan_figures(scan),
         *_plan_figures(plans, scan, styles),
@@ -63,10 +67,30 @@ def build_figures(
 
 def style_report(comparison: Comparison | None, plans: Sequence[Plan]) -> dict[str, ArmStyle]:
     """One colour and shape per arm and plan; arms first, so that adding a plan recolours nobody."""
-    arms = comparison.arms if comparison else ()
-    names = list(dict.fromkeys((*arms, *(plan.name for plan in plans))))
-    control = comparison.control if comparison and comparison.control in names else None
-    return dict(style_arms(names, control=control))
+    arms = {arm: family_of(comparison, arm) for arm in comparison.arms} if comparison else {}
+    families = arms | {plan.name: plan.rule.criterion for plan in plans if plan.name not in arms}
+    control = comparison.control if comparison and comparison.control in families else None
+    return dict(style_arms(families, control=control))
+
+
+def _front_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:
+    if comparison is None or not comparison.retention:
+        return
+    num_outside = sum(map(count_outside, comparison.retention))
+    outside = f" {num_outside} states that forgot or lost too much lie outside the frames." if num_outside else ""
+    compared = any(retention.gain is not None for retention in comparison.retention)
+    line = " The vertical line is the gain at which arms are compared." if compared else ""
+    yield Figure(
+        key="learning-forgetting-fronts",
+        title="Learning-forgetting fronts",
+        caption="To the right: more learned. Up: more forgotten. The cross is the base model. Thin: one learning rate "
+        "along its training, mean over seeds. Bold: the arm's front, the states that no other state of the arm beats."
+        + line
+        + outside,
+        alt_text="For each arm, forgetting against the gain on the new domain along training, one line per learning "
+        "rate, with the arm's front; the table above holds the numbers at the gain where arms are compared.",
+        chart=fronts_chart(comparison, styles),
+    )
 
 
 def _comparison_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:

@@ -7,6 +7,7 @@ from typing import Final
 from oblong.records import Interval
 
 NOTHING: Final = "-"
+SMALLEST_P_VALUE: Final = 1e-4  # the t approximation is not good to smaller ones
 
 
 def format_interval(interval: Interval | None) -> str:
@@ -27,6 +28,23 @@ def format_parameters(count: int) -> str:
 def format_share(share: float | None) -> str:
     """A share such as 7.9 %."""
     return NOTHING if share is None else f"{100 * share:.1f} %"
+
+
+def format_p_value(p_value: float) -> str:
+    """`p = 0.031`, `p < 0.0001`."""
+    if p_value < SMALLEST_P_VALUE:
+        return f"p < {SMALLEST_P_VALUE:.4f}"
+    return f"p = {p_value:.2g}" if p_value < 0.995 else "p = 1"
+
+
+def format_rate(rate: float) -> str:
+    """A learning rate such as 2e-04, in the shortest form that no other one has."""
+    return next(text for digits in range(17) if float(text := f"{rate:.{digits}e}") == rate)
+
+
+def format_yes(value: bool | None) -> str:
+    """`yes`, `no`, or a dash where it is not known."""
+    return NOTHING if value is None else "yes" if value else "no"
 
 
 def format_megabytes(num_bytes: int) -> str:

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Final
 
 from oblong.records import Change, Comparison, Interval
-from oblong.reporting.comparison_tables import SEEDS_THAT_SHOW_VARIATION, CostRow, cost_rows, num_seeds
+from oblong.reporting.arms import SEEDS_THAT_SHOW_VARIATION, num_seeds
+from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
@@ -197,7 +198,7 @@ def describe_limits(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _describe_diverged(rows: Sequence[CostRow]) -> str:
-    diverged = [f"{row.arm} ({row.num_diverged} of {row.num_seeds} runs)" for row in rows if row.num_diverged]
+    diverged = [f"{row.arm} ({row.num_diverged} of {row.num_runs} runs)" for row in rows if row.num_diverged]
     return f"Training diverged in {join_names(diverged)}; its numbers describe a broken model." if diverged else ""
 
 

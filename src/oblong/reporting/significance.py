@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
-from oblong.records import AtGain, Change, Comparison, Interval, Reach
-from oblong.reporting.formats import format_interval
+from oblong.records import Change, Comparison
+from oblong.reporting.formats import format_p_value
 from oblong.reporting.verdicts import changes_on, general_corpora, is_significant, join_names, new_domains
-
-SMALLEST_SHOWN: Final = 1e-4  # the t approximation is not good to smaller p-values
 
 
 def describe_significance(comparison: Comparison) -> tuple[str, ...]:
@@ -21,41 +18,6 @@ def describe_significance(comparison: Comparison) -> tuple[str, ...]:
     corpora = (*new_domains(comparison), *general_corpora(comparison))
     tested = {corpus: _tested(changes_on(comparison, corpus)) for corpus in corpora}
     return tuple(_describe_corpus(comparison.control, corpus, changes) for corpus, changes in tested.items() if changes)
-
-
-def describe_at_gain(differences: Mapping[str, AtGain], *, control: str) -> tuple[str, ...]:
-    """Sentences on what each arm forgets at the gain at which all are compared, relative to the control.
-
-    Args:
-        differences: by arm, the arm's forgetting minus the control's; all at one gain.
-        control: name of the control.
-    """
-    gains = {at.gain for at in differences.values()}
-    texts = [f"At a gain of {gain:.4f} nats per token:" for gain in sorted(gains)]
-    return (*texts, *(_describe_arm(arm, at, control) for arm, at in differences.items()))
-
-
-def _describe_arm(arm: str, at: AtGain, control: str) -> str:
-    if at.forgetting is None:
-        reason = "is too close to the end of a curve" if at.reach is Reach.UNSURE else "is not reached by both"
-        return f"{arm} cannot be compared with {control}: the gain {reason} ({at.share_reached:.0%} of the resamples)."
-    gap = at.forgetting
-    p_value = gap.p_value if at.adjusted_p_value is None else at.adjusted_p_value
-    detail = f"{format_interval(gap)} nats per token" + ("" if p_value is None else f", {format_p_value(p_value)}")
-    if _holds_zero(gap, at.adjusted_p_value):
-        return f"{arm} does not forget significantly more or less than {control} ({detail}); that is not equality."
-    return f"{arm} forgets significantly {'less' if gap.mean < 0 else 'more'} than {control} ({detail})."
-
-
-def _holds_zero(gap: Interval, adjusted_p_value: float | None) -> bool:
-    return not gap.excludes_zero if adjusted_p_value is None else adjusted_p_value >= 1 - gap.confidence
-
-
-def format_p_value(p_value: float) -> str:
-    """`p = 0.031`, `p < 0.0001`."""
-    if p_value < SMALLEST_SHOWN:
-        return f"p < {SMALLEST_SHOWN:.4f}"
-    return f"p = {p_value:.2g}" if p_value < 0.995 else "p = 1"
 
 
 def _tested(changes: Sequence[Change]) -> list[Change]:

@@ -6,7 +6,8 @@ so the same figure follows the reader's light or dark scheme and the printer's p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,13 +58,23 @@ class ArmStyle:
     shape: str
 
 
-def style_arms(arms: Sequence[str], *, control: str | None = None) -> Mapping[str, ArmStyle]:
-    """Colours in the given order; the control, when there is one, is grey."""
-    rivals = [arm for arm in arms if arm != control]
-    styles = {
-        arm: ArmStyle(colour=ARM_COLOURS[index % len(ARM_COLOURS)], shape=SHAPES[index % len(SHAPES)])
-        for index, arm in enumerate(rivals)
-    }
+def style_arms(arms: Mapping[str, str], *, control: str | None = None) -> Mapping[str, ArmStyle]:
+    """A colour and a shape for each arm; the control, when there is one, is grey.
+
+    As long as there are enough colours each arm has its own; more arms share that of their family and differ in shape.
+
+    Args:
+        arms: the family of each arm, in order.
+        control: name of the control.
+    """
+    rivals = {arm: family for arm, family in arms.items() if arm != control}
+    few = len(rivals) <= len(ARM_COLOURS)
+    families = list(dict.fromkeys(rivals if few else rivals.values()))
+    styles, members = {}, Counter[str]()
+    for index, (arm, family) in enumerate(rivals.items()):
+        colour = ARM_COLOURS[families.index(arm if few else family) % len(ARM_COLOURS)]
+        styles[arm] = ArmStyle(colour=colour, shape=SHAPES[(index if few else members[colour]) % len(SHAPES)])
+        members[colour] += 1
     if control is not None:
         styles[control] = ArmStyle(colour=CONTROL_COLOUR, shape=CONTROL_SHAPE)
     return {arm: styles[arm] for arm in arms}
@@ -118,6 +129,7 @@ def house_config(ink: Ink) -> dict[str, Any]:
         },
         "style": {
             "reference": {"color": text, "strokeOpacity": 0.5, "strokeDash": [4, 3], "strokeWidth": 1},
+            "matched": {"color": text, "strokeOpacity": 0.8, "strokeWidth": 1.2},
             "range": {"color": text, "strokeOpacity": 0.13, "strokeWidth": 13},
             "annotation": {"color": text, "fillOpacity": 0.75, "fontSize": 12},
             "unchosen": {"color": text, "fillOpacity": 0.07},

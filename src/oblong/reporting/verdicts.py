@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
-from oblong.records import Change, Comparison, Interval
+from oblong.records import AtGain, Change, Comparison, Interval
 
 UNTOLD: Final = "no difference can be told"
 
@@ -46,6 +46,16 @@ def is_significant(change: Change) -> bool:
     if gap is None or change.adjusted_p_value is None:
         return gap is not None and gap.excludes_zero
     return change.adjusted_p_value < 1 - gap.confidence
+
+
+def decide_at_gain(difference: AtGain) -> Direction:
+    """Read an arm's forgetting minus the control's at one gain: decided only if significant after the correction."""
+    gap, p_value = difference.forgetting, difference.adjusted_p_value
+    if gap is None or (p_value is not None and p_value >= 1 - gap.confidence):
+        return Direction.UNDECIDED
+    if p_value is None:
+        return Direction.of(gap)
+    return Direction.LOWER if gap.mean < 0 else Direction.HIGHER
 
 
 def verdict(comparison: Comparison, arm: str) -> str:

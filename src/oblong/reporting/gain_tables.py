@@ -1,0 +1,231 @@
+"""Retention -> rows -> the table of what each arm has forgotten at the same gain, for terminal, Markdown and the page.
+
+`gain_sections` is pure; `render_gains` and `gain_cells` only format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from statistics import fmean
+from typing import Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from oblong.records import ArmRetention, AtGain, Comparison, Interval, Reach, ReferencePoint
+from oblong.reporting.arms import DATA_FREE_NOTE, SEEDS_THAT_SHOW_VARIATION, is_data_free, num_seeds, runs_of
+from oblong.reporting.formats import NOTHING, format_interval, format_p_value, format_parameters, format_yes
+from oblong.reporting.table_layout import bold_if, choose_table, make_table
+from oblong.reporting.verdicts import Direction, decide_at_gain, join_names, new_domains
+
+GAIN_HEADINGS: Final = (
+    *("arm", "data-free", "trained", "best rate", "forgetting", "minus control", "adjusted p", "verdict"),
+    "hypervolume",
+)
+UNREACHED_NOTE: Final = (
+    "Not reached: no learning rate of the arm gets to the gain. Unsure: it gets there in too few of the resamples. "
+)
+WIDE: Final = 120  # columns
+
+
+class Room(Enum):
+    """How much of the table stands side by side."""
+
+    PLENTY = auto()
+    ENOUGH = auto()
+    LITTLE = auto()
+
+
+class Edge(StrEnum):
+    """Where an arm's best learning rate lies among those that were tried."""
+
+    INSIDE = ""
+    LOWEST = "lowest"
+    HIGHEST = "highest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainRow:
+    """One arm on one retention text, where all have learned equally much; nats per token, intervals as recorded."""
+
+    arm: str
+    is_control: bool
+    data_free: bool | None
+    num_trainable: int
+    rate: str | None
+    edge: Edge
+    num_rates: int
+    at_gain: AtGain | None
+    against_control: AtGain | None
+    hypervolume: float
+
+    @property
+    def forgetting(self) -> Interval | None:
+        """What it has forgotten at that gain; None unless it gets there."""
+        return self.at_gain.forgetting if self.at_gain else None
+
+    @property
+    def difference(self) -> Interval | None:
+        """That minus the control's."""
+        return self.against_control.forgetting if self.against_control else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainSection:
+    """One retention text: the rows by rising forgetting, then the arms that do not get to the gain."""
+
+    corpora: tuple[str, ...]
+    gain: float | None
+    reference: ReferencePoint
+    rows: tuple[GainRow, ...]
+
+
+def gain_sections(comparison: Comparison) -> tuple[GainSection, ...]:
+    """One section per retention text, all of them pooled first; none where there was no sweep."""
+    return tuple(
+        GainSection(
+            corpora=retention.corpora,
+            gain=retention.gain,
+            reference=retention.reference,
+            rows=tuple(sorted((_make_row(comparison, arm) for arm in retention.arms), key=_rank)),
+        )
+        for retention in comparison.retention
+    )
+
+
+def _make_row(comparison: Comparison, arm: ArmRetention) -> GainRow:
+    rate = arm.at_gain.settings[0] if arm.at_gain and arm.at_gain.settings else None
+    return GainRow(
+        arm=arm.arm,
+        is_control=arm.arm == comparison.control,
+        data_free=is_data_free(comparison, arm.arm),
+        num_trainable=round(fmean(run.run.num_trainable for run in runs_of(comparison, arm.arm))),
+        rate=rate,
+        edge=find_edge(arm, rate),
+        num_rates=len(arm.curves),
+        at_gain=arm.at_gain,
+        against_control=arm.against_control,
+        hypervolume=arm.hypervolume,
+    )
+
+
+def find_edge(arm: ArmRetention, rate: str | None) -> Edge:
+    """Whether a learning rate is the lowest or the highest of several that an arm was trained at."""
+    settings = [curve.setting for curve in sorted(arm.curves, key=lambda curve: curve.learning_rate)]
+    if rate is None or len(settings) < 2:
+        return Edge.INSIDE
+    return {settings[0]: Edge.LOWEST, settings[-1]: Edge.HIGHEST}.get(rate, Edge.INSIDE)
+
+
+def _rank(row: GainRow) -> tuple[int, float]:
+    if row.forgetting is not None:
+        return 0, row.forgetting.mean
+    return 1 if row.at_gain and row.at_gain.reach is Reach.UNSURE else 2, 0.0
+
+
+# --- formatting ---------------------------------------------------------------------------------------------------
+
+
+def gain_verdict(row: GainRow) -> str:
+    """The row in two words."""
+    if row.at_gain is None:
+        return "no common gain"
+    if row.at_gain.reach is not Reach.REACHED:
+        return "unsure" if row.at_gain.reach is Reach.UNSURE else "not reached"
+    if row.is_control:
+        return "control"
+    if row.against_control is None or row.difference is None:
+        return "not comparable"
+    words = {Direction.LOWER: "forgets less", Direction.HIGHER: "forgets more", Direction.UNDECIDED: "not significant"}
+    return words[decide_at_gain(row.against_control)]
+
+
+def is_decided(row: GainRow) -> bool:
+    """Whether the difference to the control is significant."""
+    return row.against_control is not None and decide_at_gain(row.against_control) is not Direction.UNDECIDED
+
+
+def gain_cells(row: GainRow) -> tuple[str, ...]:
+    """The texts under GAIN_HEADINGS."""
+    arrow = {Edge.INSIDE: "", Edge.LOWEST: " ↓", Edge.HIGHEST: " ↑"}[row.edge]
+    p_value = row.against_control.adjusted_p_value if row.against_control else None
+    return (
+        row.arm,
+        format_yes(row.data_free),
+        format_parameters(row.num_trainable),
+        NOTHING if row.rate is None else row.rate + arrow,
+        format_interval(row.forgetting),
+        format_interval(row.difference),
+        NOTHING if p_value is None else format_p_value(p_value).removeprefix("p = ").removeprefix("p "),
+        gain_verdict(row),
+        f"{row.hypervolume:.4f}",
+    )
+
+
+def section_title(section: GainSection) -> str:
+    """`english and python, pooled (each weighs the same)`, or the one corpus."""
+    pooled = ", pooled (each weighs the same)" if len(section.corpora) > 1 else ""
+    return join_names(section.corpora) + pooled
+
+
+def gain_caption(comparison: Comparison, section: GainSection) -> str:
+    """How to read the table."""
+    learned = join_names(new_domains(comparison))
+    if section.gain is None:
+        opening = f"The control, {comparison.control}, learned nothing, so there is no gain to compare at. "
+    else:
+        over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
+        opening = (
+            f"Forgetting: rise of the loss, nats per token, by the time an arm has learned {section.gain:.4f} nats "
+            f"per token of {learned}, at the learning rate that then forgets least; [ ] are 95 % bootstrap intervals "
+            f"over {over}, p is adjusted for the number of arms (Holm). The control is {comparison.control}. "
+        )
+    edges = {row.edge for row in section.rows} - {Edge.INSIDE}
+    arrows = "Arrows: the lowest or highest rate tried, beyond which there may be a better one. " if edges else ""
+    unreached = {row.at_gain.reach for row in section.rows if row.at_gain} - {Reach.REACHED}
+    reaches = UNREACHED_NOTE if unreached else ""
+    return f"{opening}{arrows}{reaches}{DATA_FREE_NOTE}"
+
+
+def describe_hypervolume(section: GainSection) -> str:
+    """What the last column is."""
+    return f"Hypervolume: area between an arm's front and the corner of {section.reference.name}; larger is better."
+
+
+def render_gains(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
+    """The table of the first retention text for a terminal; none without a sweep.
+
+    Where there is not the room intervals stand under their means; where there is still less, the p-value and the
+    verdict stand there too, and trained parameters and hypervolumes are left out.
+    """
+    return [
+        choose_table((_render_section(comparison, section, room) for room in Room), width)
+        for section in gain_sections(comparison)[:1]
+    ]
+
+
+def _render_section(comparison: Comparison, section: GainSection, room: Room) -> Table:
+    gain = "" if section.gain is None else f", at the same gain of {section.gain:.4f}"
+    shown = (0, 1, 3, 4, 5) if room is Room.LITTLE else tuple(range(len(GAIN_HEADINGS)))
+    table = make_table(
+        f"Forgetting of {section_title(section)}{gain}",
+        [GAIN_HEADINGS[index] for index in shown],
+        gain_caption(comparison, section) + ("" if room is Room.LITTLE else f" {describe_hypervolume(section)}"),
+        tight=room is not Room.PLENTY,
+    )
+    for row in section.rows:
+        fold = " [", " [" if room is Room.PLENTY else "\n["
+        cells = [escape(cell.replace(*fold)) for cell in gain_cells(row)]
+        if room is Room.LITTLE:
+            cells[5] = _stack(cells[5], cells[6], cells[7])
+        cells[5] = bold_if(cells[5], is_decided(row))
+        table.add_row(*(cells[index] for index in shown))
+    return table
+
+
+def _stack(difference: str, p_value: str, verdict: str) -> str:
+    """Difference, p-value and verdict in one cell, as far as there are any."""
+    sign = "" if p_value.startswith("<") else "= "
+    lines = (difference, f"p {sign}{p_value}" if p_value != NOTHING else NOTHING, verdict)
+    return "\n".join(line for line in lines if line != NOTHING)

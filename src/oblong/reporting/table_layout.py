@@ -1,0 +1,56 @@
+"""The look that all tables share: for a terminal (Rich) and in GitHub Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+UNLIMITED: Final = 10_000  # columns, more than any table needs
+
+
+def make_table(title: str, headings: Sequence[str], caption: str, *, tight: bool) -> Table:
+    """An empty table; the first column is text and never wrapped, the others are set to the right.
+
+    Args:
+        title: above it.
+        headings: of the columns.
+        caption: below it.
+        tight: one space between columns instead of three, and each word of a heading on a line of its own.
+    """
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.padding = 0 if tight else (0, 2, 0, 0)
+    for index, heading in enumerate(headings):
+        text = heading.replace("data-free", "data-\nfree")
+        stacked = text.replace(" ", "\n") if tight else text
+        table.add_column(stacked, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+    return table
+
+
+def choose_table(candidates: Iterable[Table], width: int) -> Table:
+    """The first table that needs no more than so many columns, or the last one, whose cells are then folded."""
+    console = Console(width=UNLIMITED)
+    for table in candidates:
+        if Measurement.get(console, console.options, table).maximum <= width:
+            return table
+    return table
+
+
+def bold_if(text: str, condition: bool) -> str:
+    """Rich markup."""
+    return f"[bold]{text}[/bold]" if condition else text
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of escaped cells as a table."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{character}" if character in "\\`*_|[]<>" else character for character in text)
