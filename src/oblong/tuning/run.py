@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from oblong.tuning.anchor import obtain_anchor
 from oblong.tuning.apply import AppliedPlan, apply_plan
 from oblong.tuning.data import build_training_blocks
 from oblong.tuning.memory import measure_peak_memory
-from oblong.tuning.observing import Observation, Observer
+from oblong.tuning.observing import Observation, Observer, as_stored
 from oblong.tuning.prove import digest_unstored, prove_frozen
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
@@ -99,6 +100,7 @@ def _run(
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
         return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
+    finished = partial(as_stored, applied, stored, getattr(torch, recipe.dtype))
     result = train(
         applied,
         blocks,
@@ -108,9 +110,7 @@ def _run(
         method=None if recipe.method is None else build_method(recipe.method),
         anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE),
         on_progress=on_progress,
-        observation=None
-        if observer is None
-        else Observation(observer, applied, loaded, stored, getattr(torch, recipe.dtype)),
+        observation=None if observer is None else Observation(observer, loaded, finished),
     )
 
     proof = prove_frozen(applied, stored, model_name=recipe.model, unstored=unstored)
