@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from oblong.evaluation.fronts import DEFAULT_REFERENCE, compute_hypervolume, find_front
-from oblong.records import ArmRetention, AtGain, Comparison, LearningForgettingCurve, Reach, Retention
+from oblong.records import (
+    ArmRetention,
+    AtGain,
+    Comparison,
+    LearningForgettingCurve,
+    Plan,
+    Reach,
+    Retention,
+    Run,
+)
 from tests.report_builders import CONTROL, NEW_DOMAIN, make_comparison, make_interval
 
 RATES: Mapping[str, float] = {"5e-05": 5e-5, "2e-04": 2e-4, "8e-04": 8e-4}
@@ -27,6 +36,8 @@ class SweptArm:
         best: the learning rate that forgets least.
         reach: what was found about the gain.
         stretch: gains are multiplied by it.
+        method: what is trained against forgetting.
+        criterion: of its Plan.
     """
 
     cost: float
@@ -34,6 +45,8 @@ class SweptArm:
     best: str = "2e-04"
     reach: Reach = Reach.REACHED
     stretch: float = 1.0
+    method: str | None = None
+    criterion: str = "kappa"
 
 
 DEMO_ARMS: Mapping[str, SweptArm] = {
@@ -61,12 +74,13 @@ def make_sweep(
     comparison = make_comparison(ends, seeds=seeds, num_documents=4)
     highest = list(rates.values())[-1]
     runs = [
-        run.model_copy(update={"learning_rate": rate, "states": ()})
+        run.model_copy(update={"learning_rate": rate, "run": _note_method(run.run, arms[run.arm].method)})
         for rate in rates.values()
         for run in comparison.runs
     ]
     return comparison.model_copy(
         update={
+            "plans": {arm: _with_criterion(plan, arms[arm].criterion) for arm, plan in comparison.plans.items()},
             "runs": tuple(sorted(runs, key=lambda run: list(arms).index(run.arm))),
             "changes": tuple(change.model_copy(update={"learning_rate": highest}) for change in comparison.changes),
             "retention": tuple(
@@ -75,6 +89,31 @@ def make_sweep(
             "data_free": dict.fromkeys(arms, True) | {"ewc": False} if data_free is None else data_free,
         }
     )
+
+
+def _note_method(run: Run, method: str | None) -> Run:
+    return run.model_copy(update={"recipe": {**run.recipe, "method": method and {"name": method}}})
+
+
+def _with_criterion(plan: Plan, criterion: str) -> Plan:
+    return plan.model_copy(update={"rule": plan.rule.model_copy(update={"criterion": criterion})})
+
+
+def make_many_arms() -> dict[str, SweptArm]:
+    """Twenty arms: twelve selections by three criteria, seven methods and the control."""
+    selections = [
+        (f"{criterion}-{order}{within}", criterion)
+        for criterion in ("kappa", "kappa_excess", "snr")
+        for order in ("lowest", "highest")
+        for within in ("", "-within-role")
+    ]
+    arms = {
+        name: SweptArm(cost=0.1 + 0.02 * index, stretch=1.1 - 0.02 * index, criterion=criterion)
+        for index, (name, criterion) in enumerate(selections)
+    }
+    methods = ("ewc", "l2_sp", "replay", "kl_to_base", "mofo", "wise_ft", "a_gem")
+    arms |= {name: SweptArm(cost=0.08 + 0.04 * index, method=name) for index, name in enumerate(methods)}
+    return arms | {CONTROL: SweptArm(cost=0.2)}
 
 
 def _final_changes(spec: SweptArm, rates: Mapping[str, float]) -> dict[str, float]:

@@ -62,10 +62,11 @@ def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
 def print_comparison(comparison: Comparison) -> None:
     """The tables and the reading."""
     from oblong.reporting.comparison_tables import render_comparison
+    from oblong.reporting.gain_tables import render_gains
     from oblong.reporting.reading import read_comparison
 
     console = stdout()
-    for table in render_comparison(comparison, width=console.width):
+    for table in (*render_gains(comparison, width=console.width), *render_comparison(comparison, width=console.width)):
         console.print(table)
     for paragraph in read_comparison(comparison).brief:
         console.print(paragraph, markup=False)

@@ -25,14 +25,17 @@ from oblong.reporting.charts import (
     spectrum_curves,
     trade_off_chart,
 )
-from oblong.reporting.front_charts import fronts_chart
+from oblong.reporting.front_charts import each_arm_chart, fronts_chart, has_many_arms
 from oblong.reporting.front_rows import count_outside
 from oblong.reporting.spectrum_rows import TENSORS_PER_PLAN, list_curves
 from oblong.reporting.theme import PAPER, ArmStyle, Ink, present, style_arms
+from oblong.reporting.verdicts import join_names
 
 VEGA_LITE_VERSION: Final = "6.4"
 PNG_SCALE: Final = 2.0
 SUFFIXES: Final = (".png", ".svg")
+FRONTS: Final = "Bold: an arm's front, the states that no other state of the arm beats."
+THIN_LINES: Final = " Thin: one learning rate along its training, mean over seeds."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +83,27 @@ def _front_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -
     outside = f" {num_outside} states that forgot or lost too much lie outside the frames." if num_outside else ""
     compared = any(retention.gain is not None for retention in comparison.retention)
     line = " The vertical line is the gain at which arms are compared." if compared else ""
+    many = has_many_arms(comparison)
+    kin = " Arms of one colour choose by one criterion or share a method." if many else THIN_LINES
     yield Figure(
         key="learning-forgetting-fronts",
         title="Learning-forgetting fronts",
-        caption="To the right: more learned. Up: more forgotten. The cross is the base model. Thin: one learning rate "
-        "along its training, mean over seeds. Bold: the arm's front, the states that no other state of the arm beats."
-        + line
+        caption=f"To the right: more learned. Up: more forgotten. The cross is the base model. {FRONTS}{kin}{line}"
         + outside,
         alt_text="For each arm, forgetting against the gain on the new domain along training, one line per learning "
         "rate, with the arm's front; the table above holds the numbers at the gain where arms are compared.",
         chart=fronts_chart(comparison, styles),
     )
+    if many:
+        yield Figure(
+            key="each-arm",
+            title="Each arm against the control",
+            caption=f"The same for {join_names(comparison.retention[0].corpora)}, arm by arm.{THIN_LINES} Grey: the "
+            f"front of the control, {comparison.control}.",
+            alt_text="One small panel per arm with forgetting against gain: its learning rates, its front, and the "
+            "control's front.",
+            chart=each_arm_chart(comparison, styles),
+        )
 
 
 def _comparison_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""Retention -> rows -> the table of what each arm has forgotten at the same gain, for terminal, Markdown and the page.
+"""Retention -> rows -> the table of what each arm has forgotten at the same gain, for the terminal and the page.
 
 `gain_sections` is pure; `render_gains` and `gain_cells` only format.
 """
@@ -186,6 +186,13 @@ def gain_caption(comparison: Comparison, section: GainSection) -> str:
     unreached = {row.at_gain.reach for row in section.rows if row.at_gain} - {Reach.REACHED}
     reaches = UNREACHED_NOTE if unreached else ""
     return f"{opening}{arrows}{reaches}{DATA_FREE_NOTE}"
+
+
+def gain_captions(comparison: Comparison) -> tuple[str, ...]:
+    """How to read the whole table: what the sections say alike is said once."""
+    sections = gain_sections(comparison)
+    texts = [f"{gain_caption(comparison, section)} {describe_hypervolume(section)}" for section in sections]
+    return tuple(dict.fromkeys(texts))
 
 
 def describe_hypervolume(section: GainSection) -> str:

@@ -23,6 +23,12 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "arm": "One plan and method in the comparison, trained once per seed.",
     "control": "The arm that the others are compared with; here usually a random choice of the same size.",
     "loss": "Negative log-likelihood per token on held-out text, in nats; exp of it is the perplexity.",
+    "gain": "How far the loss on the new domain has fallen, nats per token.",
+    "forgetting": "How far the loss on a text that was to be kept has risen, nats per token; negative if it fell.",
+    "front": "Of an arm's states, over all its learning rates and steps, those that no other one beats in gain and "
+    "forgetting at once.",
+    "hypervolume": "The area between an arm's front and a fixed corner: larger means more learned for less forgotten.",
+    "data-free": "Uses no old data beside the text that is being learned, but what the base model itself generates.",
     "interval": "The range in which the true mean difference plausibly lies. Documents are paired and drawn again with "
     "replacement, many times, to see how much their choice matters; from three seeds on, the spread between seeds "
     "counts too. An interval that holds zero does not show that there is no difference.",

@@ -35,10 +35,19 @@ from oblong.reporting.figures import (
     style_report,
     write_figures,
 )
+from oblong.reporting.gain_tables import (
+    GAIN_HEADINGS,
+    gain_captions,
+    gain_cells,
+    gain_sections,
+    is_decided,
+    section_title,
+)
 from oblong.reporting.glossary import GLOSSARY
 from oblong.reporting.markup import SHAPE_PATHS, content_security_policy, mark_interval, to_script_json, true_minus
 from oblong.reporting.page_rows import (
     MEASURE_HEADINGS,
+    gain_bars,
     measure_rows,
     outcome_bars,
     plan_views,
@@ -164,6 +173,14 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
         return {"comparison": None}
     return {
         "comparison": comparison,
+        "gains": [
+            (section, list(zip(section.rows, map(gain_cells, section.rows), gain_bars(section), strict=True)))
+            for section in gain_sections(comparison)
+        ],
+        "gain_headings": GAIN_HEADINGS,
+        "gain_captions": gain_captions(comparison),
+        "section_title": section_title,
+        "is_decided": is_decided,
         "reading": read_comparison(comparison),
         "topics": tuple(Topic),
         "outcomes": [

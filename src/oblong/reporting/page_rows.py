@@ -10,6 +10,7 @@ from typing import Final
 from oblong.records import Budget, Comparison, Interval, Measures, Plan, Provenance, Rule, Scan, Status, Unit
 from oblong.reporting.comparison_tables import OutcomeSection
 from oblong.reporting.formats import format_kappa, format_parameters, format_share
+from oblong.reporting.gain_tables import GainSection
 
 MAX_MEASURE_ROWS: Final = 2000  # about 1 MB of page; a Scan with more rows keeps its most extreme ones
 MEASURE_HEADINGS: Final = (
@@ -150,10 +151,19 @@ def _number(value: float | None, specification: str) -> Cell:
 
 def outcome_bars(section: OutcomeSection) -> tuple[Bar, ...]:
     """The change of every arm as a bar, all of one section on one scale that holds zero."""
-    changes = [row.change for row in section.rows]
-    low = min([0.0, *(change.low for change in changes)])
-    high = max([0.0, *(change.high for change in changes)])
-    return tuple(_bar(change, low, (high - low) or 1.0) for change in changes)
+    return tuple(bar for bar in _bars([row.change for row in section.rows]) if bar is not None)
+
+
+def gain_bars(section: GainSection) -> tuple[Bar | None, ...]:
+    """The forgetting of every arm at the common gain likewise; None for an arm that does not get there."""
+    return _bars([row.forgetting for row in section.rows])
+
+
+def _bars(intervals: Sequence[Interval | None]) -> tuple[Bar | None, ...]:
+    known = [interval for interval in intervals if interval is not None]
+    low = min([0.0, *(interval.low for interval in known)])
+    high = max([0.0, *(interval.high for interval in known)])
+    return tuple(None if interval is None else _bar(interval, low, (high - low) or 1.0) for interval in intervals)
 
 
 def _bar(change: Interval, start: float, span: float) -> Bar:

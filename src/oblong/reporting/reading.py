@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -11,6 +11,8 @@ from oblong.records import Change, Comparison, Interval
 from oblong.reporting.arms import SEEDS_THAT_SHOW_VARIATION, num_seeds
 from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
+from oblong.reporting.gain_reading import describe_at_gain, describe_sweep_fairness, describe_sweep_limits
+from oblong.reporting.gain_tables import gain_sections
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
     UNTOLD,
@@ -31,6 +33,7 @@ UNEQUAL_BUDGETS: Final = 1.05  # a heuristic: plans fill a budget with whole ten
 class Topic(StrEnum):
     """What a statement is about; the page groups statements by it."""
 
+    GAIN = "At the same gain"
     LEARNED = "What was learned"
     KEPT = "What became of the rest"
     CONTROL = "Against the control"
@@ -57,7 +60,8 @@ class Reading:
     @property
     def brief(self) -> tuple[str, ...]:
         """The headline with what qualifies it, for a terminal."""
-        topics = (Topic.SIGNIFICANCE, Topic.FAIRNESS, Topic.LIMITS)
+        at_gain = (Topic.GAIN,) if self.about(Topic.GAIN) else (Topic.SIGNIFICANCE,)
+        topics = (*at_gain, Topic.FAIRNESS, Topic.LIMITS)
         return (*self.headline, *(text for topic in topics for text in self.about(topic)))
 
     def about(self, topic: Topic) -> tuple[str, ...]:
@@ -67,15 +71,22 @@ class Reading:
 
 def read_comparison(comparison: Comparison) -> Reading:
     """Put a Comparison into words."""
+    sections = gain_sections(comparison)
     statements = [
+        *(_statement(Topic.GAIN, " ".join(describe_at_gain(comparison, section))) for section in sections[1:]),
         *(_statement(Topic.LEARNED, describe_changes(comparison, corpus)) for corpus in new_domains(comparison)),
         *(_statement(Topic.KEPT, describe_changes(comparison, corpus)) for corpus in general_corpora(comparison)),
-        *(_statement(Topic.CONTROL, text) for text in describe_rivals(comparison)),
-        *(_statement(Topic.SIGNIFICANCE, text) for text in describe_significance(comparison)),
+        *(() if sections else _read_ends(comparison)),
         *(_statement(Topic.FAIRNESS, text) for text in describe_fairness(comparison)),
         *(_statement(Topic.LIMITS, text) for text in describe_limits(comparison)),
     ]
     return Reading(headline=compose_headline(comparison), statements=tuple(statements))
+
+
+def _read_ends(comparison: Comparison) -> Iterator[Statement]:
+    """The arms against the control where training ended: without a sweep there is nothing fairer."""
+    yield from (_statement(Topic.CONTROL, text) for text in describe_rivals(comparison))
+    yield from (_statement(Topic.SIGNIFICANCE, text) for text in describe_significance(comparison))
 
 
 def _statement(topic: Topic, text: str) -> Statement:
@@ -151,8 +162,11 @@ def _describe_difference(comparison: Comparison, change: Change, gap: Interval) 
 
 
 def describe_fairness(comparison: Comparison) -> tuple[str, ...]:
-    """Whether the arms learned equally much with equally many parameters."""
-    gains = [_describe_gain(comparison, corpus) for corpus in new_domains(comparison)]
+    """Whether the arms learned equally much, were swept alike and trained equally many parameters."""
+    if comparison.retention:
+        gains = [*describe_sweep_fairness(comparison)]
+    else:
+        gains = [_describe_gain(comparison, corpus) for corpus in new_domains(comparison)]
     return tuple(text for text in (*gains, _describe_budgets(cost_rows(comparison))) if text)
 
 
@@ -187,6 +201,8 @@ def _describe_budgets(rows: Sequence[CostRow]) -> str:
 
 def describe_limits(comparison: Comparison) -> tuple[str, ...]:
     """What the reader must not conclude."""
+    if comparison.retention:
+        return (*describe_sweep_limits(comparison), _describe_seeds(comparison))
     texts = (
         _describe_diverged(cost_rows(comparison)),
         _describe_seeds(comparison),
@@ -226,7 +242,10 @@ def _describe_chance(comparison: Comparison) -> str:
 
 
 def compose_headline(comparison: Comparison) -> tuple[str, ...]:
-    """A few short sentences: what was learned and kept, who differs from the control, on how many seeds."""
+    """A few short sentences: who differs from the control, what was learned and kept, on how many seeds.
+
+    Of a sweep it is what was forgotten at the same gain that leads.
+    """
     learned = [
         _count_sentence(comparison, corpus, Direction.LOWER, "improved on") for corpus in new_domains(comparison)
     ]
@@ -234,7 +253,11 @@ def compose_headline(comparison: Comparison) -> tuple[str, ...]:
         _count_sentence(comparison, corpus, Direction.HIGHER, "got worse on") for corpus in general_corpora(comparison)
     ]
     seeds = f"All of this rests on {_seeds(comparison)}." if num_seeds(comparison) < SEEDS_THAT_SHOW_VARIATION else ""
-    return tuple(text for text in (" ".join((*learned, *kept)), _headline_control(comparison), seeds) if text)
+    if comparison.retention:
+        texts = (*describe_at_gain(comparison, gain_sections(comparison)[0]), seeds)
+    else:
+        texts = (" ".join((*learned, *kept)), _headline_control(comparison), seeds)
+    return tuple(text for text in texts if text)
 
 
 def _count_sentence(comparison: Comparison, corpus: str, direction: Direction, verb: str) -> str:
