@@ -43,8 +43,8 @@ def compare(
         "workers": workers,
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
-    resolved = resolve_recipe(recipe, given, data=data, text_field=text_field)
-    comparison = run_comparison(resolved, fresh=fresh)
+    resolved = resolve_recipe(recipe, given, fresh=fresh, data=data, text_field=text_field)
+    comparison = run_comparison(resolved)
     if json:
         print_json(comparison.model_dump_json(indent=1))
         return
@@ -52,7 +52,9 @@ def compare(
     write_comparison_report(resolved, comparison)
 
 
-def resolve_recipe(name: str, given: dict[str, Any], *, data: str | None, text_field: str) -> CompareRecipe:
+def resolve_recipe(
+    name: str, given: dict[str, Any], *, fresh: bool, data: str | None, text_field: str
+) -> CompareRecipe:
     """The recipe with the command line's options in it, checked as a whole."""
     from oblong.comparing.recipe import build_compare_recipe
     from oblong.comparing.splitting import DATA_FOLDER, replace_data
@@ -61,6 +63,8 @@ def resolve_recipe(name: str, given: dict[str, Any], *, data: str | None, text_f
     path = find_recipe(name)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
+    if fresh:
+        remove_output(recipe)
     if data is None:
         return recipe
     replaced = build_compare_recipe(replace_data(fields, data, text_field=text_field, output=Path(recipe.output)), path)
@@ -83,7 +87,9 @@ def find_recipe(name: str) -> Path:
     shipped = recipe_path(name)
     if "/" not in name and shipped.exists():
         return shipped
-    known = ", ".join(sorted(file.stem for file in shipped.parent.glob("[df]*.yaml")))
+    others = ("speech-", "tune")
+    names = (file.stem for file in shipped.parent.glob("*.yaml"))
+    known = ", ".join(sorted(name for name in names if not name.startswith(others)))
     raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
 
 
@@ -99,10 +105,16 @@ def parse_seeds(text: str) -> list[int]:
         raise SelectionError(f"--seeds {text!r}: give whole numbers with commas between them, such as 0,1,2") from None
 
 
-def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
-    """Run it with live progress; a missing demo model is fetched first."""
+def remove_output(recipe: CompareRecipe) -> None:
+    """Throw away what an earlier call has finished."""
     import shutil
 
+    if Path(recipe.output).exists():
+        shutil.rmtree(recipe.output)
+
+
+def run_comparison(recipe: CompareRecipe) -> Comparison:
+    """Run it with live progress; a missing demo model is fetched first."""
     from oblong.checkpoints.named import DEMO
     from oblong.cli.fetch import ensure_demo_model
     from oblong.comparing.compare import Watcher
@@ -110,8 +122,6 @@ def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
 
     if recipe.model == DEMO:
         ensure_demo_model()
-    if fresh and Path(recipe.output).exists():
-        shutil.rmtree(recipe.output)
     with MatrixProgress() as progress:
         watcher = Watcher(on_scan=progress.on_scan, on_plans=progress.on_plans, on_poll=progress.on_poll)
         return run(recipe, watcher=watcher)
