@@ -5,16 +5,20 @@ To accept a change, run this file as a script from the root of the repository an
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from oblong.records import Comparison
-from oblong.reporting.comparison_tables import render_markdown
+from oblong.reporting.comparison_tables import render_comparison, render_markdown
+from oblong.reporting.gain_tables import render_gains
 from oblong.reporting.reading import read_comparison
 from oblong.reporting.scan_reading import read_scan
 from tests.report_builders import make_demo_comparison, make_scan
+from tests.sweep_builders import make_sweep
 
 FOLDER = Path(__file__).parent / "report"
 
@@ -25,9 +29,21 @@ def render_reading(comparison: Comparison) -> str:
     return "\n\n".join([*reading.headline, *statements]) + "\n"
 
 
+def render_terminal(comparison: Comparison, width: int) -> str:
+    """The tables as a terminal of that width shows them."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    for table in (*render_gains(comparison, width=width), *render_comparison(comparison, width=width)):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
 GOLDEN: dict[str, Callable[[], str]] = {
     "comparison.md": lambda: render_markdown(make_demo_comparison()),
     "reading.txt": lambda: render_reading(make_demo_comparison()),
+    "sweep_reading.txt": lambda: render_reading(make_sweep(seeds=(0, 1))),
+    "sweep_80.txt": lambda: render_terminal(make_sweep(), 80),
+    "sweep_120.txt": lambda: render_terminal(make_sweep(), 120),
     "scan_reading.txt": lambda: "\n".join(read_scan(make_scan())) + "\n",
 }
 

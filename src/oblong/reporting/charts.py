@@ -23,14 +23,14 @@ from oblong.reporting.chart_rows import (
     trade_rows,
     unresolved_ranges,
 )
-from oblong.reporting.theme import EXCESS_SCHEME, KAPPA_SCHEME, ROLE_COLOURS, SHAPES, ArmStyle
+from oblong.reporting.theme import ARM_COLOURS, EXCESS_SCHEME, KAPPA_SCHEME, ROLE_COLOURS, SHAPES, ArmStyle
 
 FULL_WIDTH: Final = 820
 CELL_HEIGHT: Final = 26
 MAX_SHAPE_LABELS: Final = 8  # beyond this the labels of the shapes would overlap
 ROUND_NUMBER: Final = ".3~g"
 
-ARM_LEGEND: Final = alt.Legend(title=None, symbolSize=80, orient="top")
+NAMES_PER_ROW: Final = 4  # of a legend that does not fit into one line
 SHARE_AXIS: Final = alt.Axis(format=".0%")
 GAPS: Final = alt.Scale(paddingInner=0.06)
 
@@ -250,14 +250,19 @@ def spectrum_curves(rows: Sequence[Row], styles: Styles) -> alt.Chart:
     )
 
 
+def _arm_legend(arms: Sequence[str]) -> alt.Legend:
+    columns = NAMES_PER_ROW if len(arms) > len(ARM_COLOURS) + 1 else 0
+    return alt.Legend(title=None, symbolSize=80, orient="top", columns=columns)
+
+
 def _arm_colour(arms: Sequence[str], styles: Styles) -> alt.Color:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].colour for arm in arms])
-    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=ARM_LEGEND)
+    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=_arm_legend(arms))
 
 
 def _arm_shape(arms: Sequence[str], styles: Styles) -> alt.Shape:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].shape for arm in arms])
-    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=ARM_LEGEND)
+    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=_arm_legend(arms))
 
 
 def _colour_bar(title: str, number_format: str) -> alt.Legend:

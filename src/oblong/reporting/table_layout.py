@@ -25,9 +25,9 @@ def make_table(title: str, headings: Sequence[str], caption: str, *, tight: bool
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.padding = 0 if tight else (0, 2, 0, 0)
     for index, heading in enumerate(headings):
-        text = heading.replace("data-free", "data-\nfree")
-        stacked = text.replace(" ", "\n") if tight else text
-        table.add_column(stacked, justify="right" if index else "left", overflow="fold", no_wrap=not index)
+        stacked = heading.replace(" ", "\n").replace("hypervolume", "hyper-\nvolume") if tight else heading
+        text = stacked.replace("data-free", "data-\nfree")
+        table.add_column(text, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     return table
 
 

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from oblong.records import Comparison, Evaluation
+from oblong.reporting.arms import runs_of
 from oblong.reporting.comparison_tables import (
     cost_cells,
     cost_rows,
@@ -14,7 +15,6 @@ from oblong.reporting.comparison_tables import (
     outcome_sections,
     render_comparison,
     render_markdown,
-    runs_of,
 )
 from oblong.reporting.formats import (
     format_duration,
@@ -22,7 +22,9 @@ from oblong.reporting.formats import (
     format_kappa,
     format_megabytes,
     format_parameters,
+    format_rate,
     format_share,
+    format_yes,
 )
 from tests.report_builders import (
     ARMS,
@@ -64,7 +66,7 @@ def test_a_row_carries_what_the_record_says() -> None:
     assert row.change == make_interval(0.02, 0.003)
     assert row.against_control == make_interval(0.02 - 0.01, 0.003)
     assert row.kl_to_base == pytest.approx(0.02, rel=REPORT_ARITHMETIC)
-    assert outcome_cells(row)[1:4] == (
+    assert outcome_cells(row)[2:5] == (
         "3.0000 → 3.0200",
         "+0.0200 [+0.0170, +0.0230]",
         "+0.0100 [+0.0070, +0.0130]",
@@ -75,7 +77,7 @@ def test_the_control_is_compared_with_nobody() -> None:
     control = outcome_sections(make_demo_comparison())[0].rows[-1]
     assert control.is_control
     assert control.against_control is None
-    assert outcome_cells(control)[3] == "control"
+    assert outcome_cells(control)[4] == "control"
 
 
 def test_kl_is_unknown_when_one_seed_has_none() -> None:
@@ -89,7 +91,7 @@ def test_kl_is_unknown_when_one_seed_has_none() -> None:
     rows = outcome_sections(comparison)[0].rows
     assert rows[0].kl_to_base is None
     assert rows[1].kl_to_base is not None
-    assert outcome_cells(rows[0])[4] == "-"
+    assert outcome_cells(rows[0])[5] == "-"
 
 
 def test_costs_are_means_over_seeds_and_the_memory_is_the_peak() -> None:
@@ -128,7 +130,7 @@ def test_runs_of_an_arm_are_its_seeds() -> None:
 def test_the_terminal_tables_fit_120_columns_whole() -> None:
     text = _print(make_demo_comparison(), width=120)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
-    assert "kappa-lowest-within-role   2.9991 → 2.5421   -0.4570 [-0.4880, -0.4260]" in text
+    assert "kappa-lowest-within-role    yes  2.9991 → 2.5421  -0.4570 [-0.4880, -0.4260]" in text
 
 
 @pytest.mark.parametrize(("seeds", "over"), [((0, 1), "over documents."), ((0, 1, 2), "over documents and seeds.")])
@@ -160,6 +162,10 @@ def test_names_are_text_not_markup() -> None:
         (format_megabytes(1_250_400_000), "1,250 MB"),
         (format_duration(61.6), "62 s"),
         (format_duration(200.2), "3 min 20 s"),
+        (format_rate(2e-4), "2e-04"),
+        (format_rate(1.5e-5), "1.5e-05"),
+        (format_rate(1.0), "1e+00"),
+        (format_yes(None), "-"),
         (format_kappa(5.1723), "5.172"),
         (format_kappa(17_106.3), "17,106"),
         (format_kappa(2.34e7), "2.3e+07"),

@@ -11,8 +11,10 @@ from oblong.errors import OutputExistsError, OutputWriteError
 from oblong.records import Status
 from oblong.reporting.chart_rows import heat_rows, loss_rows, null_rows
 from oblong.reporting.figures import Figure, build_figures, render_png, render_svg, style_report, write_figures
+from oblong.reporting.front_rows import count_outside, curve_rows, front_rows
 from oblong.reporting.theme import CONTROL_COLOUR, PAPER, SCREEN
 from tests.report_builders import ARMS, CONTROL, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
+from tests.sweep_builders import GAIN, make_many_arms, make_sweep
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ALL_KEYS = [
@@ -157,6 +159,50 @@ def test_unresolved_kappas_are_explained_only_where_there_are_some() -> None:
 
     assert "does not resolve" in caption(resolved=False)
     assert "does not resolve" not in caption(resolved=True)
+
+
+def test_arms_that_share_a_colour_are_of_one_family_and_differ_in_shape() -> None:
+    comparison = make_sweep(make_many_arms())
+    styles = style_report(comparison, [])
+    marks = {(style.colour, style.shape) for style in styles.values()}
+    assert len(marks) == len(comparison.arms) == 20
+    kappa = {styles[arm].colour for arm in comparison.arms if arm.startswith("kappa-")}
+    excess = {styles[arm].colour for arm in comparison.arms if arm.startswith("kappa_excess-")}
+    assert len(kappa) == len(excess) == 1
+    assert kappa != excess
+    assert styles[CONTROL].colour == CONTROL_COLOUR
+
+
+class TestFronts:
+    @pytest.mark.parametrize("many", [False, True])
+    def test_it_is_valid_draws_and_holds_the_rows(self, many: bool) -> None:
+        comparison = make_sweep(make_many_arms()) if many else make_sweep()
+        figures = {figure.key: figure for figure in build_figures(comparison=comparison)}
+        assert ("each-arm" in figures) is many
+        for key in ("learning-forgetting-fronts", "each-arm")[: 1 + many]:
+            figures[key].chart.to_dict(validate=True)
+            assert render_png(figures[key]).startswith(PNG_SIGNATURE)
+        drawn = tables(figures["learning-forgetting-fronts"].spec(PAPER))
+        for retention in comparison.retention:
+            assert front_rows(retention) in drawn
+            assert (curve_rows(retention) in drawn) is not many
+
+    def test_the_gain_is_a_line_in_every_panel(self) -> None:
+        spec = build_figures(comparison=make_sweep())[0].spec(PAPER)
+        lines = [node for node in walk(spec) if _mark(node).get("style") == "matched"]
+        assert [node["data"]["values"][0]["gain"] for node in lines] == [GAIN] * 3
+
+    def test_without_a_gain_there_is_no_line_and_no_word_of_it(self) -> None:
+        figure = build_figures(comparison=make_sweep(gain=None))[0]
+        lines = [node for node in walk(figure.spec(PAPER)) if _mark(node).get("style") == "matched"]
+        assert [node["data"]["values"] for node in lines] == [[]] * 3
+        assert "vertical line" not in figure.caption
+
+    def test_states_outside_the_frame_are_counted_in_the_caption(self) -> None:
+        comparison = make_sweep()
+        outside = sum(map(count_outside, comparison.retention))
+        assert outside > 0
+        assert f"{outside} states" in build_figures(comparison=comparison)[0].caption
 
 
 def test_no_figure_refers_to_the_network(specs: dict[str, dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from tests.report_builders import (
     make_scan,
     make_unit,
 )
+from tests.sweep_builders import SweptArm, make_many_arms, make_sweep
 
 MAX_PAGE_BYTES = 5_000_000
 HOSTILE = "</script><script>document.title='owned'</script>"
@@ -218,6 +219,24 @@ class TestWriting:
         assert not (tmp_path / "r.html").exists()
 
 
+class TestSweep:
+    def test_the_table_at_the_same_gain_comes_first(self) -> None:
+        text = render_report(comparison=make_sweep())
+        assert text.index('id="at-the-same-gain"') < text.index("Learning-forgetting fronts") < text.index("KL to base")
+        assert text.count("at a gain of 0.3600") == 3
+        assert "No significant difference from random is found for ewc (\N{MINUS SIGN}0.0039, p = 0.41)" in text
+
+    def test_a_comparison_without_a_sweep_has_none(self) -> None:
+        text = render_report(comparison=make_demo_comparison())
+        assert "at-the-same-gain" not in text
+        assert "learning-forgetting-fronts" not in text
+
+    def test_names_are_escaped(self) -> None:
+        text = render_report(comparison=make_sweep({"<b>A": SweptArm(cost=0.1), "random": SweptArm(cost=0.2)}))
+        assert "<b>A" not in text
+        assert "&lt;b&gt;A" in text
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -244,6 +263,12 @@ def open_in_browser(text: str, folder: Path) -> subprocess.CompletedProcess[str]
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 class TestInABrowser:
     def test_every_figure_is_drawn_without_complaint(self, page: str, tmp_path: Path) -> None:
+        result = open_in_browser(page, tmp_path)
+        assert "CONSOLE" not in result.stderr
+        assert result.stdout.count('class="marks"') == page.count("data-figure=")
+
+    def test_a_sweep_is_drawn_too(self, tmp_path: Path) -> None:
+        page = render_report(comparison=make_sweep(make_many_arms()))
         result = open_in_browser(page, tmp_path)
         assert "CONSOLE" not in result.stderr
         assert result.stdout.count('class="marks"') == page.count("data-figure=")

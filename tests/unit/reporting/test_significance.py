@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from oblong.comparing.contrasts import adjust_changes
-from oblong.records import AtGain, Comparison, Reach
+from oblong.records import Comparison
+from oblong.reporting.formats import format_p_value
 from oblong.reporting.reading import Topic, read_comparison
-from oblong.reporting.significance import describe_at_gain, describe_significance, format_p_value
+from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import UNTOLD, verdict
-from tests.report_builders import NEW_DOMAIN, make_comparison, make_interval
+from tests.report_builders import NEW_DOMAIN, make_comparison
 
 P_VALUES: Mapping[str, float] = {"A": 0.004, "B": 0.03, "C": 0.6}
 
@@ -77,21 +78,3 @@ def test_p_values_are_not_shown_finer_than_they_are_known() -> None:
         "p = 1",
         "p = 1",
     ]
-
-
-def test_forgetting_at_a_matched_gain_in_words() -> None:
-    found = {
-        arm: AtGain(gain=0.45, reach=Reach.REACHED, share_reached=1, forgetting=make_interval(mean), adjusted_p_value=p)
-        for arm, mean, p in (("A", -0.02, 0.01), ("B", 0.03, 0.002), ("C", -0.011, 0.07))
-    }
-    found["D"] = AtGain(gain=0.45, reach=Reach.UNSURE, share_reached=0.61)
-    found["E"] = AtGain(gain=0.45, reach=Reach.NOT_REACHED, share_reached=0.0)
-    assert describe_at_gain(found, control="random") == (
-        "At a gain of 0.4500 nats per token:",
-        "A forgets significantly less than random (-0.0200 [-0.0300, -0.0100] nats per token, p = 0.01).",
-        "B forgets significantly more than random (+0.0300 [+0.0200, +0.0400] nats per token, p = 0.002).",
-        "C does not forget significantly more or less than random (-0.0110 [-0.0210, -0.0010] nats per token, "
-        "p = 0.07); that is not equality.",
-        "D cannot be compared with random: the gain is too close to the end of a curve (61% of the resamples).",
-        "E cannot be compared with random: the gain is not reached by both (0% of the resamples).",
-    )
