@@ -131,7 +131,7 @@ def show_forecast(recipe: CompareRecipe, *, as_json: bool) -> None:
 
 def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
     """Label and value of each line."""
-    yield "runs", f"{forecast.num_runs} of {forecast.num_arms} arms, {forecast.num_done} done already"
+    yield "runs", f"{forecast.num_runs} (arms x learning rates x seeds), {forecast.num_done} done already"
     yield "at a time", str(forecast.num_workers)
     if forecast.tokens_per_run is not None:
         left = (forecast.num_runs - forecast.num_done) * forecast.tokens_per_run
