@@ -112,10 +112,10 @@ def check_comparison(comparison: Comparison) -> None:
         assert entry.evaluation.drift is not None
         assert entry.evaluation.corpora["old"].kl is not None
         assert entry.run.num_trainable <= 3000
-    assert len(digests["kappa-lowest"]) == 1
-    assert len(digests["random"]) == 2
         assert [state.step for state in entry.states] == [2, 4, 6]
         assert entry.evaluation == entry.states[-1].evaluation
+    assert len(digests["kappa-lowest"]) == 1
+    assert len(digests["random"]) == 2
     assert [retention.corpora for retention in comparison.retention] == [("old",)]
     assert [arm.arm for arm in comparison.retention[0].arms] == list(ARMS)
     for change in comparison.changes:
