@@ -81,7 +81,8 @@ def forecast_comparison(recipe: CompareRecipe) -> Forecast:
     scan = find_scan(recipe)
     plans = None if scan is None else plan_arms(scan, recipe)
     control = None if plans is None else plans[recipe.control, recipe.seeds[0]]
-    timing = time_worker(recipe, control, done, threads)
+    first = next(job for job in jobs if job.arm == recipe.control)
+    timing = measure_done(recipe, done) if done else None if control is None else time_worker(recipe, first, control)
     train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
     tokens_per_step = train.blocks_per_step * train.sequence_length
     return Forecast(
@@ -106,33 +107,35 @@ def find_scan(recipe: CompareRecipe) -> Scan | None:
     return Scan.read(file) if file.exists() else None
 
 
-def time_worker(recipe: CompareRecipe, plan: Plan | None, done: Sequence[Job], threads: int) -> Timing | None:
-    """From finished runs, if there are any; otherwise from a few steps of a Plan; None without either."""
-    if done:
-        runs = [job.read_run() for job in done]
-        return Timing(
-            seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
-            seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
-            memory_bytes=max(run.peak_memory_bytes for run in runs),
-        )
-    if plan is None:
-        return None
+def measure_done(recipe: CompareRecipe, done: Sequence[Job]) -> Timing:
+    """What finished runs took."""
+    runs = [job.read_run() for job in done]
     return Timing(
-        seconds_per_step=time_step(recipe, plan, threads),
-        seconds_per_evaluation=time_evaluation(recipe, threads),
+        seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
+        seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
+        memory_bytes=max(run.peak_memory_bytes for run in runs),
+    )
+
+
+def time_worker(recipe: CompareRecipe, job: Job, plan: Plan) -> Timing:
+    """A few steps of a job, without its method, and a part of an evaluation."""
+    seconds_per_step = time_step(job, plan)
+    return Timing(
+        seconds_per_step=seconds_per_step,
+        seconds_per_evaluation=time_evaluation(recipe, job.threads or 1),
         memory_bytes=measure_peak_memory(),
     )
 
 
-def time_step(recipe: CompareRecipe, plan: Plan, threads: int) -> float:
+def time_step(job: Job, plan: Plan) -> float:
     """Seconds of a step of plain fine-tuning."""
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.yaml"
         plan.write(file)
-        fields = {key: value for key, value in recipe.train.items() if key not in ("epochs", "method", "anchor")}
-        fields |= {"model": recipe.model, "plan": str(file), "output": str(Path(folder) / "run"), "threads": threads}
-        fields |= {"steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
+        kept = {key: value for key, value in (job.tune or {}).items() if key not in ("epochs", "method", "anchor")}
+        changed = {"plan": str(file), "output": str(Path(folder) / "run")}
+        fields = {**kept, **changed, "steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
         tune(TuneRecipe.model_validate(fields), on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
