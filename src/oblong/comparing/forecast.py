@@ -20,11 +20,11 @@ from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import default_num_workers, default_threads
 from oblong.comparing.worker import read_corpora
 from oblong.corpora import Documents
-from oblong.evaluation.evaluate import Corpus, evaluate
+from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.records import Part, Plan, Scan
 from oblong.tuning.memory import measure_peak_memory
 from oblong.tuning.recipe import TuneRecipe
-from oblong.tuning.run import tune
+from oblong.tuning.run import tune, use_threads
 
 TIMED_STEPS: Final = 3  # the first is slower and does not count
 TIMED_DOCUMENTS: Final = 2
@@ -141,21 +141,16 @@ def time_step(job: Job, plan: Plan) -> float:
 
 
 def time_evaluation(recipe: CompareRecipe, threads: int) -> float:
-    """Seconds to evaluate all texts once, from two documents of each."""
+    """Seconds to evaluate all texts once, from two documents of each; loading the model is not counted."""
     corpora = read_corpora(make_base_job(recipe, threads))
     sample = [shorten(corpus) for corpus in corpora]
-    started = time.perf_counter()
-    evaluate(
-        recipe.model,
-        sample,
-        window=recipe.window,
-        stride=recipe.stride,
-        dtype=choose_dtype(recipe),
-        threads=threads,
-        on_progress=None,
-    )
+    with use_threads(threads):
+        loaded = load_on_device(recipe.model, dtype=choose_dtype(recipe))
+        started = time.perf_counter()
+        score_corpora(loaded, sample, window=recipe.window, stride=recipe.stride)
+        seconds = time.perf_counter() - started
     timed, whole = (sum(corpus.documents.num_bytes for corpus in part) for part in (sample, corpora))
-    return (time.perf_counter() - started) * whole / timed
+    return seconds * whole / timed
 
 
 def shorten(corpus: Corpus) -> Corpus:
