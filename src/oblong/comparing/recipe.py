@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from oblong.errors import RecipeError
-from oblong.methods import METHODS, SELF_GENERATED, MethodOptions, parse_method
+from oblong.methods import METHODS, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
 from oblong.tuning.recipe import TuneRecipe
@@ -155,11 +155,7 @@ def needs_old_data(recipe: CompareRecipe, arm: str) -> bool:
     """Whether an arm sees old data that the base did not generate itself: it is then not data-free."""
     rule = recipe.arms[arm]
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    tune = TuneRecipe.model_validate({**recipe.train, **method, **TUNING_PLACEHOLDERS})
-    if tune.method is None or tune.anchor is None:
-        return False
-    spec = METHODS[tune.method.name]
-    return (spec.needs_anchor or spec.can_use_anchor) and set(tune.anchor.sources) != {SELF_GENERATED}
+    return not TuneRecipe.model_validate({**recipe.train, **method, **TUNING_PLACEHOLDERS}).is_data_free
 
 
 TUNING_PLACEHOLDERS: dict[str, Any] = {"model": "-", "plan": "-", "output": "-"}

@@ -229,16 +229,17 @@ def render_comparison(comparison: Comparison, *, width: int = WIDE) -> list[Tabl
     Where there is not the room intervals stand under their means, and the less important columns are left out.
     """
     learned = (
-        _render_outcomes(comparison, columns, tight=tight, folded=folded)
-        for columns, tight, folded in (
-            (OUTCOME_HEADINGS, False, False),
-            (OUTCOME_HEADINGS, True, False),
-            (_without(OUTCOME_HEADINGS, "data-free"), True, True),
+        _render_outcomes(comparison, columns, gap=gap, folded=folded)
+        for columns, gap, folded in (
+            (OUTCOME_HEADINGS, 3, False),
+            (OUTCOME_HEADINGS, 2, False),
+            (_without(OUTCOME_HEADINGS, "data-free"), 2, True),
+            (_without(OUTCOME_HEADINGS, "data-free"), 1, True),
         )
     )
     cost = (
-        _render_costs(comparison, columns, tight=tight)
-        for columns, tight in ((COST_HEADINGS, False), (_without(COST_HEADINGS, "share", "tokens/s"), True))
+        _render_costs(comparison, columns, gap=gap)
+        for columns, gap in ((COST_HEADINGS, 3), (_without(COST_HEADINGS, "share", "tokens/s"), 1))
     )
     return [choose_table(learned, width), choose_table(cost, width)]
 
@@ -247,8 +248,8 @@ def _without(headings: Sequence[str], *left_out: str) -> tuple[str, ...]:
     return tuple(heading for heading in headings if heading not in left_out)
 
 
-def _render_outcomes(comparison: Comparison, headings: Sequence[str], *, tight: bool, folded: bool) -> Table:
-    table = make_table("Learned and forgotten", headings, outcome_caption(comparison), tight=tight)
+def _render_outcomes(comparison: Comparison, headings: Sequence[str], *, gap: int, folded: bool) -> Table:
+    table = make_table("Learned and forgotten", headings, outcome_caption(comparison), gap=gap)
     for section in outcome_sections(comparison):
         opening = dict(zip(OUTCOME_HEADINGS, section_cells(section), strict=True))
         table.add_row(*(_fit(opening[heading], folded) for heading in headings), style="bold")
@@ -263,8 +264,8 @@ def _render_outcomes(comparison: Comparison, headings: Sequence[str], *, tight: 
     return table
 
 
-def _render_costs(comparison: Comparison, headings: Sequence[str], *, tight: bool) -> Table:
-    table = make_table("Cost", headings, COST_CAPTION, tight=tight)
+def _render_costs(comparison: Comparison, headings: Sequence[str], *, gap: int) -> Table:
+    table = make_table("Cost", headings, COST_CAPTION, gap=gap)
     for row in cost_rows(comparison):
         cells = dict(zip(COST_HEADINGS, cost_cells(row), strict=True))
         table.add_row(*(escape(cells[heading]) for heading in headings))

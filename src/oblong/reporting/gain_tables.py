@@ -219,7 +219,7 @@ def _render_section(comparison: Comparison, section: GainSection, room: Room) ->
         f"Forgetting of {section_title(section)}{gain}",
         [GAIN_HEADINGS[index] for index in shown],
         gain_caption(comparison, section) + ("" if room is Room.LITTLE else f" {describe_hypervolume(section)}"),
-        tight=room is not Room.PLENTY,
+        gap=3 if room is Room.PLENTY else 1,
     )
     for row in section.rows:
         fold = " [", " [" if room is Room.PLENTY else "\n["

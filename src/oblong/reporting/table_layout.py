@@ -10,22 +10,24 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+WIDE_GAP: Final = 3
 UNLIMITED: Final = 10_000  # columns, more than any table needs
 
 
-def make_table(title: str, headings: Sequence[str], caption: str, *, tight: bool) -> Table:
+def make_table(title: str, headings: Sequence[str], caption: str, *, gap: int = WIDE_GAP) -> Table:
     """An empty table; the first column is text and never wrapped, the others are set to the right.
 
     Args:
         title: above it.
         headings: of the columns.
         caption: below it.
-        tight: one space between columns instead of three, and each word of a heading on a line of its own.
+        gap: spaces between columns, 1 to 3; where there are fewer than 3 the words of a heading stand on lines of
+            their own.
     """
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.padding = 0 if tight else (0, 2, 0, 0)
+    table.padding = (0, gap - 1, 0, 0)
     for index, heading in enumerate(headings):
-        stacked = heading.replace(" ", "\n").replace("hypervolume", "hyper-\nvolume") if tight else heading
+        stacked = heading.replace(" ", "\n").replace("hypervolume", "hyper-\nvolume") if gap < WIDE_GAP else heading
         text = stacked.replace("data-free", "data-\nfree")
         table.add_column(text, justify="right" if index else "left", overflow="fold", no_wrap=not index)
     return table
