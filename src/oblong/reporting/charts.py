@@ -250,19 +250,20 @@ def spectrum_curves(rows: Sequence[Row], styles: Styles) -> alt.Chart:
     )
 
 
-def _arm_legend(arms: Sequence[str]) -> alt.Legend:
+def arm_legend(arms: Sequence[str]) -> alt.Legend:
+    """The arms above a chart, in rows where they are many."""
     columns = NAMES_PER_ROW if len(arms) > len(ARM_COLOURS) + 1 else 0
     return alt.Legend(title=None, symbolSize=80, orient="top", columns=columns)
 
 
 def _arm_colour(arms: Sequence[str], styles: Styles) -> alt.Color:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].colour for arm in arms])
-    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=_arm_legend(arms))
+    return alt.Color("arm:N", scale=scale, sort=list(arms), legend=arm_legend(arms))
 
 
 def _arm_shape(arms: Sequence[str], styles: Styles) -> alt.Shape:
     scale = alt.Scale(domain=list(arms), range=[styles[arm].shape for arm in arms])
-    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=_arm_legend(arms))
+    return alt.Shape("arm:N", scale=scale, sort=list(arms), legend=arm_legend(arms))
 
 
 def _colour_bar(title: str, number_format: str) -> alt.Legend:

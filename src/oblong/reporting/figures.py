@@ -73,7 +73,7 @@ def style_report(comparison: Comparison | None, plans: Sequence[Plan]) -> dict[s
     arms = {arm: family_of(comparison, arm) for arm in comparison.arms} if comparison else {}
     families = arms | {plan.name: plan.rule.criterion for plan in plans if plan.name not in arms}
     control = comparison.control if comparison and comparison.control in families else None
-    return dict(style_arms(families, control=control))
+    return dict(style_arms(list(families), control=control, families=families))
 
 
 def _front_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]) -> Iterator[Figure]:

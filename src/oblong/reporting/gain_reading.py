@@ -42,7 +42,7 @@ def describe_at_gain(comparison: Comparison, section: GainSection) -> tuple[str,
 def _describe_control(comparison: Comparison, section: GainSection) -> str:
     place = join_names(section.corpora) + (" (each weighs the same)" if len(section.corpora) > 1 else "")
     opening = f"At a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
-    (control,) = [row for row in section.rows if row.is_control] or [None]
+    control = next((row for row in section.rows if row.is_control), None)
     if control is None or control.forgetting is None:
         return (
             f"{opening}, nothing can be compared on {place}: {comparison.control}, the control, is there too close to "

@@ -8,7 +8,7 @@ from typing import Final
 import altair as alt
 
 from oblong.reporting.chart_rows import Row
-from oblong.reporting.charts import ARM_LEGEND, FULL_WIDTH
+from oblong.reporting.charts import FULL_WIDTH, arm_legend
 from oblong.reporting.figures import Figure
 from oblong.reporting.speech_run_rows import (
     ArmRecord,
@@ -137,7 +137,7 @@ def _reference_rules(kind: str, x: alt.X, y: alt.Y, *, begins: float) -> list[al
 
 def _arm_channels(styles: Mapping[str, ArmStyle]) -> tuple[alt.Color, alt.Shape]:
     arms = list(styles)
-    legend = ARM_LEGEND if len(arms) > 1 else None
+    legend = arm_legend(arms) if len(arms) > 1 else None
     colours = alt.Scale(domain=arms, range=[styles[arm].colour for arm in arms])
     shapes = alt.Scale(domain=arms, range=[styles[arm].shape for arm in arms])
     return (

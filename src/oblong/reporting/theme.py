@@ -7,7 +7,7 @@ so the same figure follows the reader's light or dark scheme and the printer's p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,21 +58,25 @@ class ArmStyle:
     shape: str
 
 
-def style_arms(arms: Mapping[str, str], *, control: str | None = None) -> Mapping[str, ArmStyle]:
-    """A colour and a shape for each arm; the control, when there is one, is grey.
+def style_arms(
+    arms: Sequence[str], *, control: str | None = None, families: Mapping[str, str] | None = None
+) -> Mapping[str, ArmStyle]:
+    """A colour and a shape for each arm, in the given order; the control, when there is one, is grey.
 
     As long as there are enough colours each arm has its own; more arms share that of their family and differ in shape.
 
     Args:
-        arms: the family of each arm, in order.
+        arms: their names.
         control: name of the control.
+        families: of each arm; without them each is a family by itself.
     """
-    rivals = {arm: family for arm, family in arms.items() if arm != control}
-    few = len(rivals) <= len(ARM_COLOURS)
-    families = list(dict.fromkeys(rivals if few else rivals.values()))
+    rivals = [arm for arm in arms if arm != control]
+    few = families is None or len(rivals) <= len(ARM_COLOURS)
+    kin = {arm: arm if few or families is None else families[arm] for arm in rivals}
+    hues = list(dict.fromkeys(kin.values()))
     styles, members = {}, Counter[str]()
-    for index, (arm, family) in enumerate(rivals.items()):
-        colour = ARM_COLOURS[families.index(arm if few else family) % len(ARM_COLOURS)]
+    for index, arm in enumerate(rivals):
+        colour = ARM_COLOURS[hues.index(kin[arm]) % len(ARM_COLOURS)]
         styles[arm] = ArmStyle(colour=colour, shape=SHAPES[(index if few else members[colour]) % len(SHAPES)])
         members[colour] += 1
     if control is not None:
