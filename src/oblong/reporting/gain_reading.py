@@ -48,7 +48,8 @@ def _describe_control(comparison: Comparison, section: GainSection) -> str:
             f"{opening}, nothing can be compared on {place}: {comparison.control}, the control, is there too close to "
             "the end of its curves."
         )
-    return f"{opening}, {comparison.control} has forgotten {format_interval(control.forgetting)} of {place}."
+    note = " (below zero: its loss fell)" if control.forgetting.mean < 0 else ""
+    return f"{opening}, {comparison.control} has forgotten {format_interval(control.forgetting)} of {place}{note}."
 
 
 def _describe_decided(rows: Sequence[GainRow], direction: Direction, how: str) -> str:

@@ -176,7 +176,8 @@ def test_arms_that_share_a_colour_are_of_one_family_and_differ_in_shape() -> Non
 class TestFronts:
     @pytest.mark.parametrize("many", [False, True])
     def test_it_is_valid_draws_and_holds_the_rows(self, many: bool) -> None:
-        comparison = make_sweep(make_many_arms()) if many else make_sweep()
+        eleven = dict(list(make_many_arms().items())[-11:])
+        comparison = make_sweep(eleven) if many else make_sweep()
         figures = {figure.key: figure for figure in build_figures(comparison=comparison)}
         assert ("each-arm" in figures) is many
         for key in ("learning-forgetting-fronts", "each-arm")[: 1 + many]:

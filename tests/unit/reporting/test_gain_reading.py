@@ -26,6 +26,11 @@ def test_the_headline_is_what_was_found_at_the_same_gain() -> None:
     )
 
 
+def test_a_control_that_forgot_less_than_nothing_is_explained() -> None:
+    (text, *_) = describe_first(make_sweep({CONTROL: SweptArm(cost=-0.2)}))
+    assert text.endswith("of english prose and python code (each weighs the same) (below zero: its loss fell).")
+
+
 def test_nobody_is_favoured() -> None:
     arms = {"A": SweptArm(cost=0.1, p_value=0.01), CONTROL: SweptArm(cost=0.2)}
     better = describe_first(make_sweep(arms))[0]
