@@ -151,7 +151,7 @@ def build_model(
     device = choose_device(None)
     model.to(device)  # type: ignore[arg-type]
     if device.type == "cpu":
-        # torch's fused attention is slow backwards on the CPU: a step takes 1.3 times as long with it (SmolLM2, bf16).
+        # torch's fused attention is slow backwards on the CPU; benchmarks/speech_prefix.py measures both.
         language_model: Any = model.model.language_model
         language_model.set_attn_implementation("eager")
     return model, processor, device
