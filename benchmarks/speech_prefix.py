@@ -1,6 +1,6 @@
 """A training step of a speech LLM: shared against plain prompt prefix, torch's fused attention against eager.
 
-    python benchmarks/speech_prefix.py [--clips 4] [--rounds 3] [--threads 1] [--dtype bfloat16] [--json FILE]
+    python -m benchmarks.speech_prefix [--clips 4] [--rounds 3] [--threads 1] [--dtype bfloat16] [--json FILE]
 
 Whisper-base and the demo model, real speech, forward and backward pass of one batch: stage A (the adaptor trains under
 a frozen language model) and stage B (LoRA of rank 8 on every linear layer). The four ways take turns in every round;
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.timing import measure
 from oblong.models.quiet import quiet_transformers
 from oblong.models.speech_lm import SpeechLMForConditionalGeneration
 from oblong.speech.arms import ArmRecipe, LoraRecipe, apply_arm
@@ -112,10 +112,10 @@ def measure_stage(
     return [
         {
             "way": str(way),
-            "seconds": median(taken[way]["seconds"] for taken in rounds),
-            "cpu_seconds": median(taken[way]["cpu_seconds"] for taken in rounds),
-            "times_chosen": median(taken[way]["cpu_seconds"] / taken[CHOSEN]["cpu_seconds"] for taken in rounds),
-            "loss": rounds[-1][way]["loss"],
+            "seconds": median(taken[way].seconds for taken in rounds),
+            "cpu_seconds": median(taken[way].cpu_seconds for taken in rounds),
+            "times_chosen": median(taken[way].cpu_seconds / taken[CHOSEN].cpu_seconds for taken in rounds),
+            "loss": rounds[-1][way].result,
         }
         for way in WAYS
     ]
@@ -137,17 +137,6 @@ def make_step(
         return float(loss.detach())
 
     return step
-
-
-def measure(step: Callable[[], float]) -> dict[str, float]:
-    """Seconds by the clock and of this process, and the loss."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    loss = step()
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu_started,
-        "loss": loss,
-    }
 
 
 def is_worth_it(rows: Sequence[Row]) -> bool:

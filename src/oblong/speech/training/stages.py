@@ -82,11 +82,12 @@ class SpeechTraining:
         model, processor, device = processes.agree(lambda: build_model(recipe, langs))
         self._model, self._processor = model, processor
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
+        # The small sets first: that one cannot be used should not be found out after hours of encoding.
         self._evaluate = {
             name: hear(manifest, model, processor, recipe, on_progress, processes)
             for name, manifest in inputs.evaluate.items()
         }
+        self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
         maker = BatchMaker(processor)
         forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
         self._bench = Workbench(
