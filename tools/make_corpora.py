@@ -1,6 +1,7 @@
 """Make the texts that ship in src/oblong/corpora from unpacked Debian packages and the Python standard library.
 
-    apt-get download libreoffice-help-de libreoffice-help-en-us r-cran-janeaustenr && for f in *.deb; do dpkg-deb -x $f unpacked; done
+    apt-get download libreoffice-help-de libreoffice-help-en-us r-cran-janeaustenr
+    for f in *.deb; do dpkg-deb -x $f unpacked; done
     python tools/make_corpora.py unpacked
 
 The result is committed; run this only to change the selection. Same input, same output: pages are drawn with a fixed
