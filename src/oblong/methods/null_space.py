@@ -145,7 +145,8 @@ class _Collector:
         if first != name:
             return
         rows_TN = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-        product = rows_TN.T @ rows_TN
+        with torch.autocast(inputs.device.type, enabled=False):  # or the product would be rounded to bfloat16
+            product = rows_TN.T @ rows_TN
         self._sums[name] = product if name not in self._sums else self._sums[name] + product
         self._counts[name] = self._counts.get(name, 0) + len(rows_TN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def test_covariances_are_those_of_the_layers_inputs() -> None:
     for name in (DOWN, "model.layers.1.self_attn.k_proj.weight", "model.layers.1.self_attn.o_proj.weight"):
         inputs = record_inputs(training.model, layers[name], training.old_data.blocks)
         np.testing.assert_allclose(covariances[name].numpy(), inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-6)
+
+
+def test_under_autocast_the_sums_stay_in_float32() -> None:
+    training = replace(make_whole_training(), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    covariances = measure_input_covariances(training, find_linear_layers(training.model, training.trained))
+    assert {matrix.dtype for matrix in covariances.values()} == {torch.float32}
+    matrix = covariances[DOWN]
+    assert not torch.equal(matrix, matrix.bfloat16().float())
 
 
 def test_layers_that_read_the_same_input_share_one_matrix() -> None:
