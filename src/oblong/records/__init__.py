@@ -1,8 +1,9 @@
 """Records: the frozen, versioned files through which the stages meet. No torch here."""
 
 from oblong.records.base import Part, Provenance, Record
-from oblong.records.comparison import ArmRun, AtGain, Change, Comparison, Interval, Reach
+from oblong.records.comparison import ArmRun, AtGain, Change, Comparison, Reach
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
+from oblong.records.interval import Interval
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
 from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
@@ -45,6 +46,7 @@ from oblong.records.speech_run import (
     TextRetention,
     WordErrors,
 )
+from oblong.records.suite import TaskChange, TaskScore
 from oblong.records.units import Units
 
 __all__ = [
@@ -99,6 +101,8 @@ __all__ = [
     "SpeechStage",
     "StageRecord",
     "Status",
+    "TaskChange",
+    "TaskScore",
     "TensorDigest",
     "TensorIdentity",
     "TextRetention",
