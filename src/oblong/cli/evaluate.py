@@ -52,7 +52,7 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Evaluation as one JSON document.")] = False,
 ) -> None:
-    """Measure how well a model predicts held-out text (loss, perplexity, bits per byte, KL to a base) and answers questions.
+    """Measure how well a model predicts text (loss, perplexity, bits per byte, KL to a base) and answers questions.
 
     Every document is scored by strided windows, so each token is predicted once, with at least WINDOW - STRIDE tokens
     of context wherever the document has them. Perplexity is exp(total NLL / total tokens).
