@@ -27,11 +27,11 @@ SEED: Final = 20261123
 NUM_WRONG: Final = 3
 MAX_DRAWN: Final = 400  # questions to choose from: arithmetic has no end
 SIZES: Final[Mapping[str, int]] = {
-    "next_sentence": 120,
-    "last_word": 120,
-    "definitions": 150,
+    "next_sentence": 100,
+    "last_word": 110,
+    "definitions": 140,
     "cities": 150,
-    "python_next_line": 120,
+    "python_next_line": 98,
     "arithmetic": 130,
 }
 COMMON_SENSE_COUNT: Final = 4  # how often WordNet's tagged texts must use a word in this sense for it to be known

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from oblong.errors import DataError
 
@@ -86,6 +86,21 @@ def read_questions(task: str, *, limit: int | None = None) -> QuestionSet:
         for row in map(json.loads, lines[:limit])
     )
     return QuestionSet(task=task, metric=BUNDLED_TASKS[task], questions=questions)
+
+
+def load_harness_dataset(*, task: str, **_metadata: object) -> dict[str, Any]:
+    """The questions of a bundled task as lm-eval wants them; the task files in suite/ name this function.
+
+    Args:
+        task: one of `BUNDLED_TASKS`.
+        _metadata: what lm-eval passes along, its task's version among it.
+
+    Returns:
+        A `datasets.Dataset` under the name of its split, `test`.
+    """
+    from datasets import Dataset  # slow to import, and needed by lm-eval only
+
+    return {"test": Dataset.from_list([asdict(question) for question in read_questions(task).questions])}
 
 
 def expand_suite(names: Sequence[str]) -> tuple[str, ...]:
