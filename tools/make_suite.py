@@ -31,10 +31,11 @@ SIZES: Final[Mapping[str, int]] = {
     "last_word": 110,
     "definitions": 140,
     "cities": 150,
-    "python_next_line": 98,
+    "python_next_line": 96,
     "arithmetic": 130,
 }
 COMMON_SENSE_COUNT: Final = 4  # how often WordNet's tagged texts must use a word in this sense for it to be known
+DISPUTED: Final = ("El Aaiun", "Gaza", "Hebron", "Jerusalem", "Simferopol", "Stanley", "Taipei")  # no right answer
 SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[\"A-Z])")
 ABBREVIATION: Final = re.compile(r"\b(Mr|Mrs|Dr|St|Esq|[A-Z])\.$")
 Question = dict[str, object]
@@ -184,8 +185,9 @@ def iter_cities(zoneinfo: Path, draw: random.Random) -> Iterator[Question]:
     for line in (zoneinfo / "zone.tab").read_text(encoding="utf-8").splitlines():
         code, *fields = line.split("\t")
         region, _, city = fields[1].partition("/") if not line.startswith("#") else ("", "", "")
-        if code in countries and city and "/" not in city and region != "Antarctica":
-            places[region][city.replace("_", " ")] = countries[code]
+        name = city.replace("_", " ")
+        if code in countries and name and "/" not in name and name not in DISPUTED and region != "Antarctica":
+            places[region][name] = countries[code]
     pairs = [(region, city) for region, cities in sorted(places.items()) for city in sorted(cities)]
     for region, city in draw.sample(pairs, len(pairs)):
         country = places[region][city]
