@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from oblong.comparing.contrasts import compute_changes
-from oblong.comparing.jobs import BASE, Job
+from oblong.comparing.assembling import assemble
+from oblong.comparing.cells import Cell, iter_cells
+from oblong.comparing.jobs import BASE, Dtype, Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
-from oblong.comparing.runner import OnPoll, default_num_workers, default_threads, run_jobs
+from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
 from oblong.corpora import read_documents
 from oblong.errors import DataError
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
-from oblong.records import ArmRun, Comparison, Plan, Provenance, Scan
+from oblong.records import Comparison, Plan, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
 from oblong.tuning.recipe import TuneRecipe
@@ -67,9 +68,17 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
     num_workers = recipe.workers or default_num_workers()
     threads = default_threads(num_workers)
     base = make_base_job(recipe, threads)
-    jobs = {key: make_job(recipe, plan, key, threads) for key, plan in plans.items()}
-    run_jobs([base, *jobs.values()], num_workers=num_workers, on_poll=watcher.on_poll)
+    jobs = {cell: make_job(recipe, plans[cell.arm, cell.seed], cell, threads) for cell in iter_cells(recipe)}
+    run_in_order(base, list(jobs.values()), num_workers, watcher.on_poll)
     return assemble(recipe, first, base, jobs, output / COMPARISON_FILE)
+
+
+def run_in_order(base: Job, jobs: Sequence[Job], num_workers: int, on_poll: OnPoll | None) -> None:
+    """The base first, since the others are measured against it on their way."""
+    poll: OnPoll | None = None if on_poll is None else lambda _: on_poll([base, *jobs])
+    check_folders([base, *jobs])
+    run_jobs([base], num_workers=1, on_poll=poll)
+    run_jobs(jobs, num_workers=num_workers, on_poll=poll)
 
 
 def check_corpora(recipe: CompareRecipe) -> None:
@@ -132,27 +141,36 @@ def make_base_job(recipe: CompareRecipe, threads: int) -> Job:
         stride=recipe.stride,
         divergence=False,
         threads=threads,
+        dtype=choose_dtype(recipe),
+        num_evaluations=max(1, recipe.noise_floor),
     )
 
 
-def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: int) -> Job:
-    """Tune one arm with one seed and evaluate it; its Plan is written beside its results."""
-    arm, seed = key
-    folder = Path(recipe.output) / arm / f"seed-{seed}"
-    plan_file = folder.parent / f"seed-{seed}.plan.yaml"
+def choose_dtype(recipe: CompareRecipe) -> Dtype:
+    """Models are evaluated in the dtype that they are trained in."""
+    dtype: Dtype = recipe.train.get("dtype", TuneRecipe.model_fields["dtype"].default)
+    return dtype
+
+
+def make_job(recipe: CompareRecipe, plan: Plan, cell: Cell, threads: int) -> Job:
+    """Tune one arm at one learning rate with one seed and evaluate it; its Plan is written beside the arm's results."""
+    output = Path(recipe.output)
+    folder = cell.locate(output)
+    plan_file = output / cell.arm / f"seed-{cell.seed}.plan.yaml"
     write_plan(plan, plan_file)
     return Job(
-        arm=arm,
-        seed=seed,
+        arm=cell.arm,
+        seed=cell.seed,
         folder=str(folder),
         model=recipe.model,
         tune={
             **recipe.train,
-            **override_training(recipe.arms[arm]),
+            **override_training(recipe.arms[cell.arm]),
+            "learning_rate": cell.learning_rate,
             "model": recipe.model,
             "plan": str(plan_file),
             "output": str(folder / "run"),
-            "seed": seed,
+            "seed": cell.seed,
             "threads": threads,
         },
         corpora=recipe.evaluate,
@@ -160,41 +178,21 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
         stride=recipe.stride,
         divergence=recipe.divergence,
         threads=threads,
+        learning_rate=cell.learning_rate,
+        rate_name=cell.rate_name,
+        dtype=choose_dtype(recipe),
+        evaluate_at=tuple(sorted(recipe.evaluate_at)),
+        hopeless_margin=None if recipe.hopeless is None else recipe.hopeless.margin,
+        base_folder=str(output / BASE),
     )
 
 
 def override_training(rule: ArmRule) -> dict[str, Any]:
-    """An arm's own learning rate and method, if it has them."""
-    rate = {} if rule.learning_rate is None else {"learning_rate": rule.learning_rate}
-    method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    return {**rate, **method}
+    """An arm's own method, if it has one."""
+    return {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
 
 
 def write_plan(plan: Plan, file: Path) -> None:
     """Write a Plan unless the same one is there: its time of writing must not make a resumed run look new."""
     if not file.exists() or Plan.read(file).digest() != plan.digest():
         plan.write(file, force=True)
-
-
-def assemble(
-    recipe: CompareRecipe, plans: dict[str, Plan], base: Job, jobs: dict[tuple[str, int], Job], file: Path
-) -> Comparison:
-    """Gather the finished jobs into the Comparison and write it."""
-    before = base.read_evaluation()
-    runs = tuple(
-        ArmRun(arm=arm, seed=seed, run=job.read_run(), evaluation=job.read_evaluation())
-        for (arm, seed), job in jobs.items()
-    )
-    comparison = Comparison(
-        name=recipe.name,
-        model=recipe.model,
-        control=recipe.control,
-        recipe=recipe.model_dump(mode="json"),
-        plans=plans,
-        base=before,
-        runs=runs,
-        changes=compute_changes(before, runs, control=recipe.control),
-        provenance=Provenance.here(),
-    )
-    comparison.write(file, force=True)
-    return comparison

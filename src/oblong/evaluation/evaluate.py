@@ -11,10 +11,11 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from oblong.checkpoints.delta import read_delta
 from oblong.corpora import Documents
-from oblong.errors import DataError, OperationalError, SelectionError
+from oblong.errors import DataError, NonFinitePredictionError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
 from oblong.evaluation.suite import answer_suite
@@ -84,7 +85,7 @@ def evaluate(
         DataError: a text cannot be evaluated, or a task is unknown; the message names it.
         MissingExtraError: a task of lm-eval, which is not installed.
         SelectionError: a device that this machine does not have.
-        OperationalError: the model predicts NaN or infinity.
+        NonFinitePredictionError: the model predicts NaN or infinity.
     """
     _check_names(corpora, suite)
     place = choose_device(device)
@@ -94,21 +95,15 @@ def evaluate(
     loaded = _move(load_causal_lm(model, dtype=dtype, delta=delta), place)
     base_model = None if base is None or not corpora else _move(load_causal_lm(base, dtype=dtype), place).model
     text_progress, suite_progress = _split_progress(on_progress, bool(corpora), bool(suite))
-    scores = {}
-    for corpus in corpora:
-        with _naming(corpus):
-            documents = score_corpus(
-                loaded.model,
-                loaded.tokenizer,
-                corpus.documents.texts,
-                window=window,
-                stride=stride,
-                base_model=base_model,
-                batch_size=batch_size,
-                on_progress=_scale_progress(corpora, text_progress)(corpus),
-            )
-        data = corpus.documents.describe()
-        scores[data.name] = CorpusScore(data=data, new_domain=corpus.new_domain, documents=documents)
+    scores = score_corpora(
+        loaded,
+        corpora,
+        base_model=base_model,
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        on_progress=text_progress,
+    )
     answers = answer_suite(loaded, suite, limit=suite_limit, batch_size=batch_size, on_progress=suite_progress)
     return Evaluation(
         name=name or (BASE_NAME if delta is None else delta.resolve().parent.name),
@@ -123,6 +118,36 @@ def evaluate(
         seconds=time.perf_counter() - started,
         provenance=Provenance.here(),
     )
+
+
+def score_corpora(
+    loaded: LoadedModel,
+    corpora: Sequence[Corpus],
+    *,
+    window: int,
+    stride: int,
+    batch_size: int = 4,
+    base_model: PreTrainedModel | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, CorpusScore]:
+    """Score a model that is in memory already; see `evaluate`."""
+    report = _scale_progress(corpora, on_progress)
+    scores = {}
+    for corpus in corpora:
+        with _naming(corpus):
+            documents = score_corpus(
+                loaded.model,
+                loaded.tokenizer,
+                corpus.documents.texts,
+                window=window,
+                stride=stride,
+                base_model=base_model,
+                batch_size=batch_size,
+                on_progress=report(corpus),
+            )
+        data = corpus.documents.describe()
+        scores[data.name] = CorpusScore(data=data, new_domain=corpus.new_domain, documents=documents)
+    return scores
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -165,8 +190,8 @@ def _naming(corpus: Corpus) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{corpus.documents.name}: {error}") from error
-    except OperationalError as error:
-        raise OperationalError(f"{corpus.documents.name}: {error}") from error
+    except NonFinitePredictionError as error:
+        raise NonFinitePredictionError(f"{corpus.documents.name}: {error}") from error
 
 
 def _check_names(corpora: Sequence[Corpus], suite: Sequence[str]) -> None:

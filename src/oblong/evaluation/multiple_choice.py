@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from oblong.corpora.questions import Metric, Question
-from oblong.errors import DataError, OperationalError
+from oblong.errors import DataError, NonFinitePredictionError
 from oblong.evaluation.encoding import adds_bos
 from oblong.evaluation.perplexity import can_keep_logits, scoring
 
@@ -70,7 +70,7 @@ def score_questions(
 
     Raises:
         DataError: a question is longer than the model's context, or a choice has no tokens of its own.
-        OperationalError: the model predicts NaN or infinity.
+        NonFinitePredictionError: the model predicts NaN or infinity.
     """
     rows = collect_rows(tokenizer, questions)
     _check_length(model, rows)
@@ -84,7 +84,7 @@ def score_questions(
                 on_progress(done, len(rows))
     for number, values in enumerate(scores, 1):
         if not np.isfinite(values).all():
-            raise OperationalError(
+            raise NonFinitePredictionError(
                 f"the model's predictions for question {number} are not finite numbers: look for a diverged run"
             )
     return scores

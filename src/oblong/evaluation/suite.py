@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from oblong.corpora.questions import BUNDLED_TASKS, expand_suite, read_questions
-from oblong.errors import DataError, OperationalError
+from oblong.errors import DataError, NonFinitePredictionError
 from oblong.evaluation.harness import evaluate_with_harness
 from oblong.evaluation.multiple_choice import judge, score_questions
 from oblong.models.causal_lm import LoadedModel
@@ -37,7 +37,7 @@ def answer_suite(
     Raises:
         DataError: an unknown task, questions that cannot be had here, or that do not fit the model's context.
         MissingExtraError: a task of lm-eval, which is not installed.
-        OperationalError: the model predicts NaN or infinity.
+        NonFinitePredictionError: the model predicts NaN or infinity.
     """
     tasks = expand_suite(names)
     bundled = [task for task in tasks if task in BUNDLED_TASKS]
@@ -61,8 +61,8 @@ def answer_task(
         scores = score_questions(loaded.model, loaded.tokenizer, asked.questions, on_progress=on_progress)
     except DataError as error:
         raise DataError(f"{task}: {error}") from error
-    except OperationalError as error:
-        raise OperationalError(f"{task}: {error}") from error
+    except NonFinitePredictionError as error:
+        raise NonFinitePredictionError(f"{task}: {error}") from error
     return TaskScore(
         metric=asked.metric,
         digest=asked.digest,

@@ -1,7 +1,18 @@
 """Records: the frozen, versioned files through which the stages meet. No torch here."""
 
 from oblong.records.base import Part, Provenance, Record
-from oblong.records.comparison import ArmRun, AtGain, Change, Comparison, Reach
+from oblong.records.comparison import (
+    ArmRetention,
+    ArmRun,
+    AtGain,
+    Change,
+    Comparison,
+    EvaluatedState,
+    LearningForgettingCurve,
+    Reach,
+    ReferencePoint,
+    Retention,
+)
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
 from oblong.records.interval import Interval
 from oblong.records.packed_spectrum import PackedSpectrum
@@ -54,6 +65,7 @@ __all__ = [
     "SPEECH_DELTA_FILE",
     "AlignmentProbe",
     "ArmInfo",
+    "ArmRetention",
     "ArmRun",
     "AtGain",
     "BestCheckpoint",
@@ -69,9 +81,11 @@ __all__ = [
     "Drift",
     "Ending",
     "ErrorCounts",
+    "EvaluatedState",
     "Evaluation",
     "GroupScores",
     "Interval",
+    "LearningForgettingCurve",
     "LoraShape",
     "Measures",
     "NormaliserInfo",
@@ -82,6 +96,8 @@ __all__ = [
     "Provenance",
     "Reach",
     "Record",
+    "ReferencePoint",
+    "Retention",
     "Rule",
     "Run",
     "RunStatus",

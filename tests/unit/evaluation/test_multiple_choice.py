@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oblong.corpora.questions import Question
-from oblong.errors import DataError, OperationalError
+from oblong.errors import DataError, NonFinitePredictionError
 from oblong.evaluation.multiple_choice import collect_rows, judge, score_questions
 from oblong.models.causal_lm import LoadedModel
 from tests.suite_builders import QUESTIONS, load_tiny
@@ -76,5 +76,5 @@ def test_predictions_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     broken = load_tiny(tmp_path / "broken")
     with torch.no_grad():
         broken.model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(OperationalError, match="question 1 are not finite"):
+    with pytest.raises(NonFinitePredictionError, match="question 1 are not finite"):
         score_questions(broken.model, broken.tokenizer, QUESTIONS)
