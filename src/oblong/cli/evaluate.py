@@ -61,11 +61,12 @@ def evaluate(
 
     Example: oblong evaluate demo --delta run/delta --suite small --against base.json
     """
+    from oblong.corpora.questions import parse_suite
     from oblong.evaluation import evaluate as run_evaluation
 
     if output is not None and output.exists() and not force:
         raise OutputExistsError(output)
-    tasks = split_tasks(suite)
+    tasks = () if suite is None else parse_suite(suite)
     before = None if against is None else read_before(against, tasks)
     corpora = read_corpora(data or [], new or [], text_field=text_field, limit=limit)
     with progress_bar() as bar:
@@ -114,20 +115,6 @@ def read_corpora(
     if unknown is not None:
         raise DataError(f"--new {unknown!r} is none of the corpora: {', '.join(names)}")
     return [Corpus(documents=documents, new_domain=documents.name in new_domains) for documents in texts]
-
-
-def split_tasks(suite: str | None) -> tuple[str, ...]:
-    """Task names of `--suite`, with commas between.
-
-    Raises:
-        DataError: there is no name in it.
-    """
-    if suite is None:
-        return ()
-    tasks = tuple(task.strip() for task in suite.split(",") if task.strip())
-    if not tasks:
-        raise DataError("--suite names no task: give `small`, or tasks of lm-eval with commas between them")
-    return tasks
 
 
 def read_before(file: Path, tasks: Sequence[str]) -> Evaluation:

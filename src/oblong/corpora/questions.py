@@ -103,6 +103,18 @@ def load_harness_dataset(*, task: str, **_metadata: object) -> dict[str, Any]:
     return {"test": Dataset.from_list([asdict(question) for question in read_questions(task).questions])}
 
 
+def parse_suite(text: str) -> tuple[str, ...]:
+    """Task names out of `small` or `hellaswag,arc_easy`.
+
+    Raises:
+        DataError: there is no name in it.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise DataError("the suite names no task: give `small`, or tasks of lm-eval with commas between them")
+    return names
+
+
 def expand_suite(names: Sequence[str]) -> tuple[str, ...]:
     """Task names in order, each once; `small` stands for all bundled tasks."""
     expanded = [task for name in names for task in (BUNDLED_TASKS if name == SMALL_SUITE else (name,))]

@@ -14,6 +14,7 @@ from oblong.records.interval import Interval
 from oblong.records.notebook import render_comparison_html
 from oblong.records.plan import Plan
 from oblong.records.run import Run
+from oblong.records.suite import TaskChange
 
 COMPARISON_KIND: Final = "oblong.comparison"
 COMPARISON_SCHEMA_VERSION: Final = 2
@@ -145,6 +146,9 @@ class Comparison(Record):
     base: Evaluation
     runs: tuple[ArmRun, ...]
     changes: tuple[Change, ...]
+    answers: tuple[TaskChange, ...] = Field(
+        default=(), description="what became of the base's answers to the suite, by arm and task; empty without a suite"
+    )
     retention: tuple[Retention, ...] = Field(
         default=(),
         description="of a sweep: all retention corpora pooled first, if there are several, then each by itself",

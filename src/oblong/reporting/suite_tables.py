@@ -98,6 +98,14 @@ def describe_task_changes(changes: Sequence[TaskChange]) -> tuple[str, ...]:
     return (*sentences, *(_describe_all(change) for change in changes if change.adjusted_p_value is None))
 
 
+def describe_answers(changes: Sequence[TaskChange]) -> tuple[str, ...]:
+    """One paragraph for each arm."""
+    arms = dict.fromkeys(change.arm for change in changes)
+    return tuple(
+        f"{arm}: {' '.join(describe_task_changes([change for change in changes if change.arm == arm]))}" for arm in arms
+    )
+
+
 def _describe(change: TaskChange) -> str:
     verb = "got worse" if change.after < change.before else "got better"
     p_value = change.p_value if change.adjusted_p_value is None else change.adjusted_p_value
