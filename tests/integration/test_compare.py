@@ -49,6 +49,8 @@ def recipe(tmp_path: Path) -> Path:
             "new": {"data": str(tmp_path / "new.jsonl"), "new_domain": True, "documents": 5},
             "old": {"data": str(tmp_path / "old.jsonl"), "characters": 90},
         },
+        "suite": "cities",
+        "suite_limit": 4,
         "window": 64,
         "stride": 32,
         "workers": 2,
@@ -73,7 +75,7 @@ def test_compare_killed_and_resumed_equals_uninterrupted(recipe: Path, tmp_path:
     assert first == second
     assert len(first) == 4 * 2
     check_comparison(Comparison.read(tmp_path / "whole" / "comparison.json"))
-    assert (tmp_path / "whole" / "report.html").exists()
+    assert "Answers to questions" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
 
 
 def kill_when_one_run_is_done(recipe: Path, output: Path) -> None:
@@ -108,8 +110,12 @@ def check_comparison(comparison: Comparison) -> None:
         assert entry.evaluation.drift is not None
         assert entry.evaluation.corpora["old"].kl is not None
         assert entry.run.num_trainable <= 3000
+        assert len(entry.evaluation.suite["cities"].right) == 4
     assert len(digests["kappa-lowest"]) == 1
     assert len(digests["random"]) == 2
+    assert [(change.arm, change.num_seeds, change.num_answers) for change in comparison.answers] == [
+        (arm, 2, 8) for arm in ARMS
+    ]
     for change in comparison.changes:
         assert (change.against_control is None) == (change.arm == "random")
 

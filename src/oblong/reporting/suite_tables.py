@@ -15,6 +15,11 @@ from oblong.reporting.significance import format_p_value
 from oblong.reporting.verdicts import join_names
 
 LEVEL: Final = 0.05
+CHANGE_HEADINGS: Final = ("accuracy", "change", "lost", "gained", "p", "adjusted")
+CHANGE_CAPTION: Final = (
+    "lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 %"
+    " interval over questions; p adjusted by Holm over the tasks of an arm"
+)
 
 
 def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[float, float]]) -> Table:
@@ -44,14 +49,10 @@ def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[f
 def render_task_changes(changes: Sequence[TaskChange], *, title: str) -> Table:
     """One row per change."""
     several = len({change.arm for change in changes}) > 1
-    table = _make_table(
-        title,
-        "lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 %"
-        " interval over questions; p adjusted by Holm over the tasks",
-    )
+    table = _make_table(title, CHANGE_CAPTION)
     for heading in ("arm", "task") if several else ("task",):
         table.add_column(heading, overflow="fold")
-    for heading in ("accuracy", "change", "lost", "gained", "p", "adjusted"):
+    for heading in CHANGE_HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for change in changes:
         names = (change.arm, change.task) if several else (change.task,)
