@@ -60,8 +60,8 @@ class Gap:
 
     @property
     def returned(self) -> float | None:
-        """Share of what was forgotten that came back: 1 all of it, 0 nothing; None where nothing had been forgotten."""
-        if self.forgotten.mean <= 0:
+        """Share of what was forgotten that came back, 1 all, 0 nothing; None where none can be told from chance."""
+        if self.forgotten.low <= 0:
             return None
         return 1 - self.remaining.mean / self.forgotten.mean
 

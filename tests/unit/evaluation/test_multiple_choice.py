@@ -75,6 +75,6 @@ def test_a_choice_without_tokens_is_refused(loaded: LoadedModel) -> None:
 def test_predictions_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     broken = load_tiny(tmp_path / "broken")
     with torch.no_grad():
-        broken.model.get_input_embeddings().weight.fill_(float("nan"))
+        next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(NonFinitePredictionError, match="question 1 are not finite"):
         score_questions(broken.model, broken.tokenizer, QUESTIONS)
