@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from oblong.cli.live import MatrixProgress
 from oblong.cli.terminal import note, print_json, stdout
+from oblong.errors import RecipeError, SelectionError
 
 if TYPE_CHECKING:
     from oblong.comparing import CompareRecipe
@@ -16,29 +18,85 @@ if TYPE_CHECKING:
 
 
 def compare(
-    recipe: Annotated[Path, typer.Argument(help="The comparison's recipe, a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A YAML recipe, or the name of one that ships with oblong.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for runs and records.")] = None,
     model: Annotated[str | None, typer.Option(help="Use this model instead of the recipe's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Train on this text instead; a tenth is held out if the recipe has no own text.")
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="With --data: field or column that holds the text.")] = "text",
+    seeds: Annotated[str | None, typer.Option(help="Use these seeds instead: 0,1,2.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. Default: one per core.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier call has finished.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the Comparison as JSON and nothing else.")] = False,
 ) -> None:
     """Tune several ways, with several seeds, and measure what each learned and forgot.
 
-    Interrupted (Ctrl-C, kill, power cut), the same command goes on where it stopped.
+    Interrupted (Ctrl-C, kill, power cut), the same command goes on where it stopped. Arms, learning rates and seeds may
+    be added later; what is done is kept.
 
-    Example: oblong compare recipe.yaml -o runs/first
+    Example: oblong compare forgetting --model MODEL --data my.jsonl -o runs/first
     """
-    from oblong.comparing.recipe import read_compare_recipe
-
-    given = {"output": str(output) if output else None, "model": model, "workers": workers}
-    resolved = read_compare_recipe(recipe).model_copy(update={key: value for key, value in given.items() if value})
+    given = {
+        "output": None if output is None else str(output),
+        "model": model,
+        "workers": workers,
+        "seeds": None if seeds is None else parse_seeds(seeds),
+    }
+    resolved = resolve_recipe(recipe, given, data=data, text_field=text_field)
     comparison = run_comparison(resolved, fresh=fresh)
     if json:
         print_json(comparison.model_dump_json(indent=1))
         return
     print_comparison(comparison)
     write_comparison_report(resolved, comparison)
+
+
+def resolve_recipe(name: str, given: dict[str, Any], *, data: str | None, text_field: str) -> CompareRecipe:
+    """The recipe with the command line's options in it, checked as a whole."""
+    from oblong.comparing.recipe import build_compare_recipe
+    from oblong.comparing.splitting import DATA_FOLDER, replace_data
+    from oblong.records.recipe import load_recipe_data
+
+    path = find_recipe(name)
+    fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
+    recipe = build_compare_recipe(fields, path)
+    if data is None:
+        return recipe
+    replaced = build_compare_recipe(replace_data(fields, data, text_field=text_field, output=Path(recipe.output)), path)
+    if replaced.evaluate.keys() != recipe.evaluate.keys():
+        note(f"a part of {escape(data)} is held out and never trained on: {Path(recipe.output) / DATA_FOLDER}")
+    return replaced
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe file, or a shipped recipe such as `forgetting`.
+
+    Raises:
+        RecipeError: neither.
+    """
+    from oblong.recipes import recipe_path
+
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    shipped = recipe_path(name)
+    if "/" not in name and shipped.exists():
+        return shipped
+    known = ", ".join(sorted(file.stem for file in shipped.parent.glob("[df]*.yaml")))
+    raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as numbers.
+
+    Raises:
+        SelectionError: something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SelectionError(f"--seeds {text!r}: give whole numbers with commas between them, such as 0,1,2") from None
 
 
 def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
