@@ -94,7 +94,7 @@ def describe_task_changes(changes: Sequence[TaskChange]) -> tuple[str, ...]:
             f"On {join_names(others)} no change of accuracy can be told from chance, which does not show that there is"
             " none."
         )
-    if len(tested) > 1:
+    if significant and len(tested) > 1:
         sentences.append(f"These p-values are adjusted for {len(tested)} tasks (Holm).")
     return (*sentences, *(_describe_all(change) for change in changes if change.adjusted_p_value is None))
 
