@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,12 @@ import typer
 from rich.markup import escape
 
 from oblong.cli.live import MatrixProgress
-from oblong.cli.terminal import note, print_json, stdout
+from oblong.cli.terminal import format_bytes, format_count, format_seconds, note, print_json, stdout
 from oblong.errors import RecipeError, SelectionError
 
 if TYPE_CHECKING:
     from oblong.comparing import CompareRecipe
+    from oblong.comparing.forecast import Forecast
     from oblong.records import Comparison
 
 
@@ -27,6 +29,7 @@ def compare(
     text_field: Annotated[str, typer.Option(help="With --data: field or column that holds the text.")] = "text",
     seeds: Annotated[str | None, typer.Option(help="Use these seeds instead: 0,1,2.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. Default: one per core.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier call has finished.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the Comparison as JSON and nothing else.")] = False,
 ) -> None:
@@ -43,8 +46,11 @@ def compare(
         "workers": workers,
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
-    resolved = resolve_recipe(recipe, given, data=data, text_field=text_field)
-    comparison = run_comparison(resolved, fresh=fresh)
+    resolved = resolve_recipe(recipe, given, fresh=fresh and not dry_run, data=data, text_field=text_field)
+    if dry_run:
+        show_forecast(resolved, as_json=json)
+        return
+    comparison = run_comparison(resolved)
     if json:
         print_json(comparison.model_dump_json(indent=1))
         return
@@ -52,7 +58,9 @@ def compare(
     write_comparison_report(resolved, comparison)
 
 
-def resolve_recipe(name: str, given: dict[str, Any], *, data: str | None, text_field: str) -> CompareRecipe:
+def resolve_recipe(
+    name: str, given: dict[str, Any], *, fresh: bool, data: str | None, text_field: str
+) -> CompareRecipe:
     """The recipe with the command line's options in it, checked as a whole."""
     from oblong.comparing.recipe import build_compare_recipe
     from oblong.comparing.splitting import DATA_FOLDER, replace_data
@@ -61,6 +69,8 @@ def resolve_recipe(name: str, given: dict[str, Any], *, data: str | None, text_f
     path = find_recipe(name)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
+    if fresh:
+        remove_output(recipe)
     if data is None:
         return recipe
     replaced = build_compare_recipe(replace_data(fields, data, text_field=text_field, output=Path(recipe.output)), path)
@@ -83,7 +93,9 @@ def find_recipe(name: str) -> Path:
     shipped = recipe_path(name)
     if "/" not in name and shipped.exists():
         return shipped
-    known = ", ".join(sorted(file.stem for file in shipped.parent.glob("[df]*.yaml")))
+    others = ("speech-", "tune")
+    names = (file.stem for file in shipped.parent.glob("*.yaml"))
+    known = ", ".join(sorted(name for name in names if not name.startswith(others)))
     raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
 
 
@@ -99,10 +111,53 @@ def parse_seeds(text: str) -> list[int]:
         raise SelectionError(f"--seeds {text!r}: give whole numbers with commas between them, such as 0,1,2") from None
 
 
-def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
-    """Run it with live progress; a missing demo model is fetched first."""
+def show_forecast(recipe: CompareRecipe, *, as_json: bool) -> None:
+    """Print what a comparison would take."""
+    from rich.table import Table
+
+    from oblong.comparing.forecast import forecast_comparison
+
+    forecast = forecast_comparison(recipe)
+    if as_json:
+        print_json(forecast.model_dump_json(indent=1))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for label, value in describe_forecast(forecast):
+        table.add_row(f"[bold]{label}[/bold]", value)
+    stdout().print(table)
+    for remark in forecast.notes:
+        note(escape(remark))
+
+
+def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    """Label and value of each line."""
+    yield "runs", f"{forecast.num_runs} (arms x learning rates x seeds), {forecast.num_done} done already"
+    yield "at a time", str(forecast.num_workers)
+    if forecast.tokens_per_run is not None:
+        left = (forecast.num_runs - forecast.num_done) * forecast.tokens_per_run
+        yield "tokens", f"{format_count(forecast.tokens_per_run)} per run, {format_count(left)} to go"
+    yield "evaluations", f"{forecast.evaluations_per_run} per run"
+    if forecast.seconds_per_step is not None and forecast.seconds_per_evaluation is not None:
+        yield "step", format_seconds(forecast.seconds_per_step)
+        yield "evaluation", format_seconds(forecast.seconds_per_evaluation)
+    if forecast.seconds is not None:
+        yield "to go", f"about {format_seconds(forecast.seconds)}"
+    if forecast.memory_bytes is not None:
+        yield "memory", f"{format_bytes(forecast.memory_bytes)} per worker"
+    if forecast.disk_bytes is not None:
+        yield "disk", format_bytes(forecast.disk_bytes)
+
+
+def remove_output(recipe: CompareRecipe) -> None:
+    """Throw away what an earlier call has finished."""
     import shutil
 
+    if Path(recipe.output).exists():
+        shutil.rmtree(recipe.output)
+
+
+def run_comparison(recipe: CompareRecipe) -> Comparison:
+    """Run it with live progress; a missing demo model is fetched first."""
     from oblong.checkpoints.named import DEMO
     from oblong.cli.fetch import ensure_demo_model
     from oblong.comparing.compare import Watcher
@@ -110,8 +165,6 @@ def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
 
     if recipe.model == DEMO:
         ensure_demo_model()
-    if fresh and Path(recipe.output).exists():
-        shutil.rmtree(recipe.output)
     with MatrixProgress() as progress:
         watcher = Watcher(on_scan=progress.on_scan, on_plans=progress.on_plans, on_poll=progress.on_poll)
         return run(recipe, watcher=watcher)

@@ -61,14 +61,17 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
     check_corpora(recipe)
     output = Path(recipe.output)
     scan = obtain_scan(recipe, watcher)
-    plans = {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
+    plans = plan_arms(scan, recipe)
     first = {arm: plans[arm, recipe.seeds[0]] for arm in recipe.arms}
     if watcher.on_plans is not None:
         watcher.on_plans(scan, list(first.values()))
     num_workers = recipe.workers or default_num_workers()
     threads = default_threads(num_workers)
     base = make_base_job(recipe, threads)
-    jobs = {cell: make_job(recipe, plans[cell.arm, cell.seed], cell, threads) for cell in iter_cells(recipe)}
+    jobs = {cell: make_job(recipe, cell, threads) for cell in iter_cells(recipe)}
+    check_folders([base, *jobs.values()])
+    for (arm, seed), plan in plans.items():
+        write_plan(plan, locate_plan(recipe, arm, seed))
     run_in_order(base, list(jobs.values()), num_workers, watcher.on_poll)
     return assemble(recipe, first, base, jobs, output / COMPARISON_FILE)
 
@@ -76,7 +79,6 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
 def run_in_order(base: Job, jobs: Sequence[Job], num_workers: int, on_poll: OnPoll | None) -> None:
     """The base first, since the others are measured against it on their way."""
     poll: OnPoll | None = None if on_poll is None else lambda _: on_poll([base, *jobs])
-    check_folders([base, *jobs])
     run_jobs([base], num_workers=1, on_poll=poll)
     run_jobs(jobs, num_workers=num_workers, on_poll=poll)
 
@@ -106,6 +108,11 @@ def obtain_scan(recipe: CompareRecipe, watcher: Watcher) -> Scan:
     if file.exists():
         return Scan.read(file)
     return scan_model(recipe.model, output=file, spectrum="full", on_progress=watcher.on_scan)
+
+
+def plan_arms(scan: Scan, recipe: CompareRecipe) -> dict[tuple[str, int], Plan]:
+    """The Plan of every arm under every seed."""
+    return {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
 
 
 def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
@@ -154,12 +161,10 @@ def choose_dtype(recipe: CompareRecipe) -> Dtype:
     return dtype
 
 
-def make_job(recipe: CompareRecipe, plan: Plan, cell: Cell, threads: int) -> Job:
-    """Tune one arm at one learning rate with one seed and evaluate it; its Plan is written beside the arm's results."""
+def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
+    """Tune one arm at one learning rate with one seed and evaluate it."""
     output = Path(recipe.output)
     folder = cell.locate(output)
-    plan_file = output / cell.arm / f"seed-{cell.seed}.plan.yaml"
-    write_plan(plan, plan_file)
     return Job(
         arm=cell.arm,
         seed=cell.seed,
@@ -170,7 +175,7 @@ def make_job(recipe: CompareRecipe, plan: Plan, cell: Cell, threads: int) -> Job
             **override_training(recipe.arms[cell.arm]),
             "learning_rate": cell.learning_rate,
             "model": recipe.model,
-            "plan": str(plan_file),
+            "plan": str(locate_plan(recipe, cell.arm, cell.seed)),
             "output": str(folder / "run"),
             "seed": cell.seed,
             "threads": threads,
@@ -194,6 +199,11 @@ def make_job(recipe: CompareRecipe, plan: Plan, cell: Cell, threads: int) -> Job
 def override_training(rule: ArmRule) -> dict[str, Any]:
     """An arm's own method, if it has one."""
     return {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
+
+
+def locate_plan(recipe: CompareRecipe, arm: str, seed: int) -> Path:
+    """Where the Plan of an arm under a seed is, the same for all learning rates."""
+    return Path(recipe.output) / arm / f"seed-{seed}.plan.yaml"
 
 
 def write_plan(plan: Plan, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Looking at a model while it trains: what is seen is what the run would have ended in, and nothing is changed by it."""
+"""Looking at a model while it trains: what is seen is what the run would have ended in, and it changes nothing."""
 
 from __future__ import annotations
 
