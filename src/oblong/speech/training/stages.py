@@ -146,7 +146,9 @@ class SpeechTraining:
 
     def _spell(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
         """Let the adaptor learn to spell."""
-        speller = Speller(self._model, self._processor, self._bench.clips)
+        recipe = self._recipe.spell
+        assert recipe is not None  # or the stage would not run
+        speller = Speller(self._model, self._processor, self._bench.clips, length_weight=recipe.length_weight)
         state, verdict = self._run_stage(self._plan_spell(state, speller), state, resume=resume)
         return (state, verdict) if verdict is not None else (self._put_behind(state, SpeechStage.ALIGN), None)
 
