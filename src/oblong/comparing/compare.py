@@ -149,6 +149,8 @@ def make_base_job(recipe: CompareRecipe, threads: int) -> Job:
         divergence=False,
         threads=threads,
         dtype=choose_dtype(recipe),
+        suite=recipe.suite,
+        suite_limit=recipe.suite_limit,
         num_evaluations=max(1, recipe.noise_floor),
     )
 
@@ -186,6 +188,8 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         learning_rate=cell.learning_rate,
         rate_name=cell.rate_name,
         dtype=choose_dtype(recipe),
+        suite=recipe.suite,
+        suite_limit=recipe.suite_limit,
         evaluate_at=tuple(sorted(recipe.evaluate_at)),
         hopeless_margin=None if recipe.hopeless is None else recipe.hopeless.margin,
         base_folder=str(output / BASE),

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from oblong.errors import RecipeError
+from oblong.corpora.questions import parse_suite
+from oblong.errors import DataError, RecipeError
 from oblong.methods import METHODS, SELF_GENERATED, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
@@ -98,10 +99,22 @@ class CompareRecipe(Part):
     )
     train: Mapping[str, Any] = Field(description="text and hyper-parameters, as in a tuning recipe")
     evaluate: Mapping[str, EvaluationCorpus] = Field(min_length=1)
+    suite: tuple[str, ...] = Field(
+        default=(), description="questions for the base and for every run at its end: `small`, or tasks of lm-eval"
+    )
+    suite_limit: int | None = Field(default=None, gt=1, description="the first so many questions of each task")
     window: int = Field(default=512, gt=1, description="evaluation context, tokens")
     stride: int = Field(default=256, gt=0, description="tokens newly predicted per evaluation window")
     divergence: bool = Field(default=True, description="also measure KL(base || tuned): doubles the evaluation's time")
     workers: int | None = Field(default=None, gt=0, description="runs at the same time; default: one per core on a CPU")
+
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _check_suite(cls, value: Any) -> Any:
+        try:
+            return parse_suite(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
