@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from oblong.checkpoints.locate import locate_model
 from oblong.comparing.contrasts import compute_changes
 from oblong.comparing.jobs import BASE, Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
 from oblong.comparing.runner import OnPoll, default_num_workers, default_threads, run_jobs
 from oblong.corpora import read_documents
 from oblong.errors import DataError
+from oblong.models.stored_tensors import open_stored_tensors
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
 from oblong.records import ArmRun, Comparison, Plan, Provenance, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
+from oblong.tuning.adapters.planning import plan_adapter
 from oblong.tuning.recipe import TuneRecipe
 
 SCAN_FILE: Final = "scan.jsonl"
@@ -104,6 +107,8 @@ def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
     rule = recipe.arms[arm]
     if rule.plan is not None:
         return Plan.read(Path(rule.plan))
+    if rule.adapter is not None:
+        return plan_adapter(rule.adapter, open_stored_tensors(locate_model(recipe.model)), model=recipe.model, name=arm)
     if rule.matches is not None:
         draw = DRAW_MATCHING[rule.match]
         drawn = draw(plan_arm(scan, recipe, rule.matches, seed), scan, seed if rule.redraw else recipe.seeds[0])
@@ -148,7 +153,7 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
         model=recipe.model,
         tune={
             **recipe.train,
-            **override_training(recipe.arms[arm]),
+            **override_training(recipe.arms[arm], recipe.budget),
             "model": recipe.model,
             "plan": str(plan_file),
             "output": str(folder / "run"),
@@ -163,11 +168,14 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
     )
 
 
-def override_training(rule: ArmRule) -> dict[str, Any]:
-    """An arm's own learning rate and method, if it has them."""
+def override_training(rule: ArmRule, budget: str) -> dict[str, Any]:
+    """An arm's own learning rate, method and adapter, if it has them; LoRA's rank is by the budget unless given."""
     rate = {} if rule.learning_rate is None else {"learning_rate": rule.learning_rate}
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    return {**rate, **method}
+    # Everything, trained plainly, is what its Plan says already.
+    special = rule.adapter is not None and rule.adapter.full is None
+    adapter = {"adapter": rule.adapter.spend(rule.budget or budget).model_dump(mode="json")} if special else {}
+    return {**rate, **method, **adapter}
 
 
 def write_plan(plan: Plan, file: Path) -> None:

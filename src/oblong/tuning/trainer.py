@@ -85,9 +85,10 @@ def train(
     checkpoints: Path,
     method: Method | None = None,
     anchor: AnchorData | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     on_progress: ProgressCallback | None = None,
 ) -> TrainingResult:
-    """Train what the Plan selects, from the newest checkpoint if there is one.
+    """Train what was selected, from the newest checkpoint if there is one.
 
     Args:
         applied: the model with its Plan; trained in place.
@@ -97,6 +98,7 @@ def train(
         checkpoints: directory of the resume checkpoints.
         method: what to do against forgetting; None for plain fine-tuning.
         anchor: old data, for methods that need it.
+        callbacks: what an adapter wants to be called.
         on_progress: called after each step.
 
     Raises:
@@ -111,7 +113,7 @@ def train(
         train_dataset=blocks,
         method=method,
         anchor=anchor,
-        callbacks=[FiniteGradients(), ReportProgress(on_progress)],
+        callbacks=[FiniteGradients(), *callbacks, ReportProgress(on_progress)],
     )
     resume_from = find_last_checkpoint(checkpoints)
     try:
