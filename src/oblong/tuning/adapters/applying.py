@@ -10,6 +10,7 @@ from oblong.checkpoints.locate import locate_model
 from oblong.models.stored_tensors import StoredTensors, open_stored_tensors
 from oblong.records import Plan
 from oblong.tuning.adapters.low_rank import LowRankAdapters
+from oblong.tuning.adapters.orthogonal_subspace import OrthogonalSubspace
 from oblong.tuning.adapters.planning import plan_adapter
 from oblong.tuning.adapters.protocol import Adapter, WholeTensors
 from oblong.tuning.adapters.sampled_layers import SampledLayers
@@ -47,10 +48,14 @@ def apply_recipe(model: PreTrainedModel, plan: Plan, recipe: TuneRecipe, *, stor
         MissingExtraError: PEFT is not installed and the adapter needs it.
     """
     adapter = recipe.adapter
+    other = recipe.allow_other_weights
     if adapter is not None and adapter.lora is not None:
-        frozen = freeze_to_plan(model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
+        frozen = freeze_to_plan(model, plan, stored=stored, allow_other_weights=other)
         return LowRankAdapters(frozen, adapter.lora, stored=stored, base_name=recipe.model, seed=recipe.seed)
-    applied = apply_plan(model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
+    if adapter is not None and adapter.osf is not None:
+        frozen = freeze_to_plan(model, plan, stored=stored, allow_other_weights=other)
+        return OrthogonalSubspace(frozen, adapter.osf, stored=stored)
+    applied = apply_plan(model, plan, stored=stored, allow_other_weights=other)
     if adapter is not None and adapter.lisa is not None:
         return SampledLayers(applied, adapter.lisa, seed=recipe.seed)
     return WholeTensors(applied)
