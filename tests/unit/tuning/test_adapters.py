@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
@@ -66,6 +67,15 @@ def compute_logits(model: Any) -> Tensor:
 
 def read_delta(run: Path) -> Mapping[str, Tensor]:
     return load_file(run / "delta" / "delta.safetensors")
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def kill(step: int, total: int, loss: float) -> None:
+    if step == 4:
+        raise KilledError
 
 
 @pytest.mark.parametrize(
@@ -189,13 +199,6 @@ def test_lora_on_the_tensors_of_a_plan_changes_these_alone(tmp_path: Path) -> No
     "adapter", [{"lora": {"dropout": 0.3}}, "full", {"lisa": {"layers": 1, "every": 2}}, "osf"], ids=str
 )
 def test_a_killed_run_ends_in_the_same_delta(tmp_path: Path, adapter: Any) -> None:
-    class KilledError(Exception):
-        pass
-
-    def kill(step: int, total: int, loss: float) -> None:
-        if step == 4:
-            raise KilledError
-
     fields = {"save_every": 3, "output": str(tmp_path / "straight")}
     straight = tune(make_adapter_recipe(tmp_path, adapter, **fields))
     cut = make_adapter_recipe(tmp_path, adapter, **(fields | {"output": str(tmp_path / "cut")}))
@@ -212,19 +215,11 @@ def test_a_resumed_osf_run_does_not_trust_a_second_decomposition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the signs of all singular vectors turned on resuming, the run still ends in the same delta."""
-    fields = {"save_every": 3, "dtype": "float32"}
-    straight = make_adapter_recipe(tmp_path, "osf", **fields, output=str(tmp_path / "straight"))
-    tune(straight)
+    fields: dict[str, Any] = {"save_every": 3, "dtype": "float32"}
+    tune(make_adapter_recipe(tmp_path, "osf", **fields, output=str(tmp_path / "straight")))
     cut = make_adapter_recipe(tmp_path, "osf", **fields, output=str(tmp_path / "cut"))
-
-    def stop(step: int, total: int, loss: float) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tune(cut, on_progress=stop)
-    if not list((tmp_path / "cut.partial" / "checkpoints").glob("*")):
-        pytest.fail("nothing was kept to resume from")
+    with pytest.raises(KilledError):
+        tune(cut, on_progress=kill)
     svd = torch.linalg.svd
 
     def turned(*args: Any, **kwargs: Any) -> Any:
@@ -283,19 +278,38 @@ def test_a_layer_that_lisa_never_drew_is_the_base_s_and_the_run_verifies(tmp_pat
     verify_run(tmp_path / "run")
 
 
+ANCHORED: dict[str, Any] = {"steps": 2, "anchor": {"sources": "self_generated", "blocks": 2}}
+
+
+@pytest.fixture(scope="module")
+def plain_lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of LoRA without any method."""
+    folder = tmp_path_factory.mktemp("plain")
+    tune(make_adapter_recipe(folder, "lora", **ANCHORED))
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(name for name, spec in METHODS.items() if spec.on_outputs))
-def test_methods_on_outputs_go_with_lora(tmp_path: Path, name: str) -> None:
-    """At strength 0 bit for bit plain LoRA; at full strength something else, plain fine-tuning excepted."""
-    fields: dict[str, Any] = {"steps": 2, "anchor": {"sources": "self_generated", "blocks": 2}}
-    deltas = {}
-    for label, method in {"plain": None, "zero": {"name": name, "strength": 0.0}, "full": {"name": name}}.items():
-        if name == "plain" and label != "plain":
-            method = "plain"
-        tune(make_adapter_recipe(tmp_path, "lora", method=method, output=str(tmp_path / label), **fields))
-        deltas[label] = read_delta(tmp_path / label)
-    assert all(torch.equal(tensor, deltas["zero"][key]) for key, tensor in deltas["plain"].items())
-    differs = any(not torch.equal(tensor, deltas["full"][key]) for key, tensor in deltas["plain"].items())
-    assert differs == (name != "plain")
+def test_methods_on_outputs_at_strength_0_are_plain_lora(plain_lora: Path, name: str) -> None:
+    method = name if name == "plain" else {"name": name, "strength": 0.0}
+    output = plain_lora / name
+    tune(make_adapter_recipe(plain_lora, "lora", method=method, output=str(output), **ANCHORED))
+    expected = read_delta(plain_lora / "run")
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in read_delta(output).items())
+
+
+def test_a_method_on_outputs_changes_what_lora_learns(plain_lora: Path) -> None:
+    """The base that it holds on to is the model with B = 0: in the first step nothing pulls, in the second it does."""
+    output = plain_lora / "held"
+    held = tune(
+        make_adapter_recipe(plain_lora, "lora", method="kl_to_base", output=str(output), log_every=1, **ANCHORED)
+    )
+    plain = Run.read(plain_lora / "run" / "run.json")
+    assert held.history[0].loss == plain.history[0].loss
+    assert held.history[1].loss is not None
+    assert plain.history[-1].loss is not None
+    assert held.history[1].loss > plain.history[-1].loss
+    verify_run(output)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "lisa", "osf"])
@@ -304,6 +318,13 @@ def test_methods_on_weights_are_refused_with_an_adapter(tmp_path: Path, adapter:
     with pytest.raises(RecipeError, match=f"method {method} works on the model's weights.*the adapter {adapter}: take"):
         make_adapter_recipe(tmp_path, adapter, method=method)
     make_adapter_recipe(tmp_path, "full", method=method)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full", "lisa", "osf", {"lora": {"targets": "q_proj", "budget": "1M"}}])
+def test_a_recipe_written_out_is_the_same_recipe(tmp_path: Path, adapter: Any) -> None:
+    recipe = make_adapter_recipe(tmp_path, adapter)
+    assert TuneRecipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    assert TuneRecipe.model_validate(yaml.safe_load(recipe.to_yaml())) == recipe
 
 
 @pytest.mark.parametrize(

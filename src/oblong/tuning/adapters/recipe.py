@@ -29,7 +29,7 @@ class _TargetedOptions(Part):
     @field_validator("targets")
     @classmethod
     def _refuse_nothing(cls, value: Targets) -> Targets:
-        if not value or "" in value:
+        if value != "all-linear" and (not value or "" in value):
             raise ValueError("name at least one layer, such as q_proj, or leave it at all-linear")
         return value
 
