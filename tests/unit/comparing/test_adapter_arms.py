@@ -62,6 +62,7 @@ def test_an_arm_with_an_adapter_is_tuned_and_evaluated(
     tmp_path: Path, arm: dict[str, Any], num_trainable: int, adapter: str | None
 ) -> None:
     job = make_job_of(make_recipe(tmp_path, {"it": arm}), "it", tmp_path)
+    job.prepare()
     evaluation = carry_out(job)
     run = job.read_run()
     assert evaluation.corpora["new"].loss > 0
