@@ -22,6 +22,7 @@
     `-- OperationalError              exit code 1: our failure, or the world's
         |-- DownloadError             a download that broke and could not be repaired
         |-- VerificationError         weights that are not what the manifest says
+        |-- NonFinitePredictionError  a model whose predictions are NaN or infinite
         |-- WorkerError               a run of a comparison that died
         `-- OtherProcessError         another process of the same training failed; the first one says why
 
@@ -181,6 +182,10 @@ class MissingExtraError(UserError):
 
 class DownloadError(OperationalError):
     """A download that broke and could not be repaired by retrying."""
+
+
+class NonFinitePredictionError(OperationalError):
+    """A model predicts NaN or infinity, so that it has no loss."""
 
 
 class VerificationError(OperationalError):

@@ -18,7 +18,7 @@ from oblong.comparing.recipe import build_compare_recipe
 from oblong.records import Comparison
 from tests.tuning_builders import TEXTS, save_tiny_llama, write_text
 
-ARMS = {"kappa-lowest": {"criterion": "kappa"}, "random": {"criterion": "random"}}
+ARMS = {"kappa-lowest": {"criterion": "kappa", "learning_rates": [0.01]}, "random": {"criterion": "random"}}
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def recipe(tmp_path: Path) -> Path:
         "arms": ARMS,
         "control": "random",
         "seeds": [0, 1],
+        "evaluate_at": [2, 4],
         "train": {
             "data": str(tmp_path / "train.jsonl"),
             "steps": 6,
@@ -71,9 +72,11 @@ def test_compare_killed_and_resumed_equals_uninterrupted(recipe: Path, tmp_path:
     assert run(["compare", str(recipe), "-o", str(tmp_path / "whole")]) == 0
     first, second = (read_losses(folder / "comparison.json") for folder in (killed, tmp_path / "whole"))
     assert first == second
-    assert len(first) == 4 * 2
+    assert len(first) == 4 * 2 * 3
     check_comparison(Comparison.read(tmp_path / "whole" / "comparison.json"))
     assert (tmp_path / "whole" / "report.html").exists()
+    assert (tmp_path / "whole" / "kappa-lowest" / "lr-1e-02" / "seed-1" / "run" / "run.json").exists()
+    assert (tmp_path / "whole" / "random" / "seed-1" / "run" / "run.json").exists()
 
 
 def kill_when_one_run_is_done(recipe: Path, output: Path) -> None:
@@ -91,9 +94,10 @@ def kill_when_one_run_is_done(recipe: Path, output: Path) -> None:
 def read_losses(file: Path) -> dict[str, float]:
     comparison = Comparison.read(file)
     return {
-        f"{entry.arm} {entry.seed} {name}": corpus.loss
+        f"{entry.arm} {entry.seed} {state.step} {name}": corpus.loss
         for entry in comparison.runs
-        for name, corpus in entry.evaluation.corpora.items()
+        for state in entry.states
+        for name, corpus in state.evaluation.corpora.items()
     }
 
 
@@ -108,8 +112,12 @@ def check_comparison(comparison: Comparison) -> None:
         assert entry.evaluation.drift is not None
         assert entry.evaluation.corpora["old"].kl is not None
         assert entry.run.num_trainable <= 3000
+        assert [state.step for state in entry.states] == [2, 4, 6]
+        assert entry.evaluation == entry.states[-1].evaluation
     assert len(digests["kappa-lowest"]) == 1
     assert len(digests["random"]) == 2
+    assert [retention.corpora for retention in comparison.retention] == [("old",)]
+    assert [arm.arm for arm in comparison.retention[0].arms] == list(ARMS)
     for change in comparison.changes:
         assert (change.against_control is None) == (change.arm == "random")
 

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from oblong.cli.live import MatrixProgress
-from oblong.cli.terminal import note, print_json, stdout
+from oblong.cli.terminal import format_bytes, format_count, format_seconds, note, print_json, stdout
+from oblong.errors import RecipeError, SelectionError
 
 if TYPE_CHECKING:
     from oblong.comparing import CompareRecipe
+    from oblong.comparing.forecast import Forecast
     from oblong.records import Comparison
 
 
 def compare(
-    recipe: Annotated[Path, typer.Argument(help="The comparison's recipe, a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A YAML recipe, or the name of one that ships with oblong.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for runs and records.")] = None,
     model: Annotated[str | None, typer.Option(help="Use this model instead of the recipe's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Train on this text instead; a tenth is held out if the recipe has no own text.")
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="With --data: field or column that holds the text.")] = "text",
+    seeds: Annotated[str | None, typer.Option(help="Use these seeds instead: 0,1,2.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. Default: one per core.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier call has finished.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the Comparison as JSON and nothing else.")] = False,
 ) -> None:
     """Tune several ways, with several seeds, and measure what each learned and forgot.
 
-    Interrupted (Ctrl-C, kill, power cut), the same command goes on where it stopped.
+    Interrupted (Ctrl-C, kill, power cut), the same command goes on where it stopped. Arms, learning rates and seeds may
+    be added later; what is done is kept.
 
-    Example: oblong compare recipe.yaml -o runs/first
+    Example: oblong compare forgetting --model MODEL --data my.jsonl -o runs/first
     """
-    from oblong.comparing.recipe import read_compare_recipe
-
-    given = {"output": str(output) if output else None, "model": model, "workers": workers}
-    resolved = read_compare_recipe(recipe).model_copy(update={key: value for key, value in given.items() if value})
-    comparison = run_comparison(resolved, fresh=fresh)
+    given = {
+        "output": None if output is None else str(output),
+        "model": model,
+        "workers": workers,
+        "seeds": None if seeds is None else parse_seeds(seeds),
+    }
+    resolved = resolve_recipe(recipe, given, fresh=fresh and not dry_run, data=data, text_field=text_field)
+    if dry_run:
+        show_forecast(resolved, as_json=json)
+        return
+    comparison = run_comparison(resolved)
     if json:
         print_json(comparison.model_dump_json(indent=1))
         return
@@ -41,10 +58,106 @@ def compare(
     write_comparison_report(resolved, comparison)
 
 
-def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
-    """Run it with live progress; a missing demo model is fetched first."""
+def resolve_recipe(
+    name: str, given: dict[str, Any], *, fresh: bool, data: str | None, text_field: str
+) -> CompareRecipe:
+    """The recipe with the command line's options in it, checked as a whole."""
+    from oblong.comparing.recipe import build_compare_recipe
+    from oblong.comparing.splitting import DATA_FOLDER, replace_data
+    from oblong.records.recipe import load_recipe_data
+
+    path = find_recipe(name)
+    fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
+    recipe = build_compare_recipe(fields, path)
+    if fresh:
+        remove_output(recipe)
+    if data is None:
+        return recipe
+    replaced = build_compare_recipe(replace_data(fields, data, text_field=text_field, output=Path(recipe.output)), path)
+    if replaced.evaluate.keys() != recipe.evaluate.keys():
+        note(f"a part of {escape(data)} is held out and never trained on: {Path(recipe.output) / DATA_FOLDER}")
+    return replaced
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe file, or a shipped recipe such as `forgetting`.
+
+    Raises:
+        RecipeError: neither.
+    """
+    from oblong.recipes import recipe_path
+
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    shipped = recipe_path(name)
+    if "/" not in name and shipped.exists():
+        return shipped
+    others = ("speech-", "tune")
+    names = (file.stem for file in shipped.parent.glob("*.yaml"))
+    known = ", ".join(sorted(name for name in names if not name.startswith(others)))
+    raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as numbers.
+
+    Raises:
+        SelectionError: something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SelectionError(f"--seeds {text!r}: give whole numbers with commas between them, such as 0,1,2") from None
+
+
+def show_forecast(recipe: CompareRecipe, *, as_json: bool) -> None:
+    """Print what a comparison would take."""
+    from rich.table import Table
+
+    from oblong.comparing.forecast import forecast_comparison
+
+    forecast = forecast_comparison(recipe)
+    if as_json:
+        print_json(forecast.model_dump_json(indent=1))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for label, value in describe_forecast(forecast):
+        table.add_row(f"[bold]{label}[/bold]", value)
+    stdout().print(table)
+    for remark in forecast.notes:
+        note(escape(remark))
+
+
+def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    """Label and value of each line."""
+    yield "runs", f"{forecast.num_runs} (arms x learning rates x seeds), {forecast.num_done} done already"
+    yield "at a time", str(forecast.num_workers)
+    if forecast.tokens_per_run is not None:
+        left = (forecast.num_runs - forecast.num_done) * forecast.tokens_per_run
+        yield "tokens", f"{format_count(forecast.tokens_per_run)} per run, {format_count(left)} to go"
+    yield "evaluations", f"{forecast.evaluations_per_run} per run"
+    if forecast.seconds_per_step is not None and forecast.seconds_per_evaluation is not None:
+        yield "step", format_seconds(forecast.seconds_per_step)
+        yield "evaluation", format_seconds(forecast.seconds_per_evaluation)
+    if forecast.seconds is not None:
+        yield "to go", f"about {format_seconds(forecast.seconds)}"
+    if forecast.memory_bytes is not None:
+        yield "memory", f"{format_bytes(forecast.memory_bytes)} per worker"
+    if forecast.disk_bytes is not None:
+        yield "disk", format_bytes(forecast.disk_bytes)
+
+
+def remove_output(recipe: CompareRecipe) -> None:
+    """Throw away what an earlier call has finished."""
     import shutil
 
+    if Path(recipe.output).exists():
+        shutil.rmtree(recipe.output)
+
+
+def run_comparison(recipe: CompareRecipe) -> Comparison:
+    """Run it with live progress; a missing demo model is fetched first."""
     from oblong.checkpoints.named import DEMO
     from oblong.cli.fetch import ensure_demo_model
     from oblong.comparing.compare import Watcher
@@ -52,8 +165,6 @@ def run_comparison(recipe: CompareRecipe, *, fresh: bool) -> Comparison:
 
     if recipe.model == DEMO:
         ensure_demo_model()
-    if fresh and Path(recipe.output).exists():
-        shutil.rmtree(recipe.output)
     with MatrixProgress() as progress:
         watcher = Watcher(on_scan=progress.on_scan, on_plans=progress.on_plans, on_poll=progress.on_poll)
         return run(recipe, watcher=watcher)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oblong.cli.compare import print_comparison, run_comparison, write_comparison_report
+from oblong.cli.compare import print_comparison, remove_output, run_comparison, write_comparison_report
 from oblong.cli.terminal import format_seconds, note
 from oblong.errors import SelectionError
 
@@ -36,7 +36,9 @@ def demo(
     if output is not None:
         recipe = recipe.model_copy(update={"output": str(output)})
     started = time.monotonic()
-    comparison = run_comparison(recipe, fresh=fresh)
+    if fresh:
+        remove_output(recipe)
+    comparison = run_comparison(recipe)
     print_comparison(comparison)
     write_comparison_report(recipe, comparison)
     note(f"took {format_seconds(time.monotonic() - started)}")

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from oblong.checkpoints.locate import locate_model
-from oblong.comparing.contrasts import compute_changes
-from oblong.comparing.jobs import BASE, Job
+from oblong.comparing.assembling import assemble
+from oblong.comparing.cells import Cell, iter_cells
+from oblong.comparing.jobs import BASE, Dtype, Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
-from oblong.comparing.runner import OnPoll, default_num_workers, default_threads, run_jobs
+from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
 from oblong.corpora import read_documents
 from oblong.errors import DataError
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
-from oblong.records import ArmRun, Comparison, Plan, Provenance, Scan
+from oblong.records import Comparison, Plan, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
 from oblong.tuning.adapters.planning import plan_adapter
@@ -63,16 +64,26 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
     check_corpora(recipe)
     output = Path(recipe.output)
     scan = obtain_scan(recipe, watcher)
-    plans = {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
+    plans = plan_arms(scan, recipe)
     first = {arm: plans[arm, recipe.seeds[0]] for arm in recipe.arms}
     if watcher.on_plans is not None:
         watcher.on_plans(scan, list(first.values()))
     num_workers = recipe.workers or default_num_workers()
     threads = default_threads(num_workers)
     base = make_base_job(recipe, threads)
-    jobs = {key: make_job(recipe, plan, key, threads) for key, plan in plans.items()}
-    run_jobs([base, *jobs.values()], num_workers=num_workers, on_poll=watcher.on_poll)
+    jobs = {cell: make_job(recipe, cell, threads) for cell in iter_cells(recipe)}
+    check_folders([base, *jobs.values()])
+    for (arm, seed), plan in plans.items():
+        write_plan(plan, locate_plan(recipe, arm, seed))
+    run_in_order(base, list(jobs.values()), num_workers, watcher.on_poll)
     return assemble(recipe, first, base, jobs, output / COMPARISON_FILE)
+
+
+def run_in_order(base: Job, jobs: Sequence[Job], num_workers: int, on_poll: OnPoll | None) -> None:
+    """The base first, since the others are measured against it on their way."""
+    poll: OnPoll | None = None if on_poll is None else lambda _: on_poll([base, *jobs])
+    run_jobs([base], num_workers=1, on_poll=poll)
+    run_jobs(jobs, num_workers=num_workers, on_poll=poll)
 
 
 def check_corpora(recipe: CompareRecipe) -> None:
@@ -100,6 +111,11 @@ def obtain_scan(recipe: CompareRecipe, watcher: Watcher) -> Scan:
     if file.exists():
         return Scan.read(file)
     return scan_model(recipe.model, output=file, spectrum="full", on_progress=watcher.on_scan)
+
+
+def plan_arms(scan: Scan, recipe: CompareRecipe) -> dict[tuple[str, int], Plan]:
+    """The Plan of every arm under every seed."""
+    return {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
 
 
 def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
@@ -137,27 +153,34 @@ def make_base_job(recipe: CompareRecipe, threads: int) -> Job:
         stride=recipe.stride,
         divergence=False,
         threads=threads,
+        dtype=choose_dtype(recipe),
+        num_evaluations=max(1, recipe.noise_floor),
     )
 
 
-def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: int) -> Job:
-    """Tune one arm with one seed and evaluate it; its Plan is written beside its results."""
-    arm, seed = key
-    folder = Path(recipe.output) / arm / f"seed-{seed}"
-    plan_file = folder.parent / f"seed-{seed}.plan.yaml"
-    write_plan(plan, plan_file)
+def choose_dtype(recipe: CompareRecipe) -> Dtype:
+    """Models are evaluated in the dtype that they are trained in."""
+    dtype: Dtype = recipe.train.get("dtype", TuneRecipe.model_fields["dtype"].default)
+    return dtype
+
+
+def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
+    """Tune one arm at one learning rate with one seed and evaluate it."""
+    output = Path(recipe.output)
+    folder = cell.locate(output)
     return Job(
-        arm=arm,
-        seed=seed,
+        arm=cell.arm,
+        seed=cell.seed,
         folder=str(folder),
         model=recipe.model,
         tune={
             **recipe.train,
-            **override_training(recipe.arms[arm], recipe.budget),
+            **override_training(recipe.arms[cell.arm], recipe.budget),
+            "learning_rate": cell.learning_rate,
             "model": recipe.model,
-            "plan": str(plan_file),
+            "plan": str(locate_plan(recipe, cell.arm, cell.seed)),
             "output": str(folder / "run"),
-            "seed": seed,
+            "seed": cell.seed,
             "threads": threads,
         },
         corpora=recipe.evaluate,
@@ -165,44 +188,30 @@ def make_job(recipe: CompareRecipe, plan: Plan, key: tuple[str, int], threads: i
         stride=recipe.stride,
         divergence=recipe.divergence,
         threads=threads,
+        learning_rate=cell.learning_rate,
+        rate_name=cell.rate_name,
+        dtype=choose_dtype(recipe),
+        evaluate_at=tuple(sorted(recipe.evaluate_at)),
+        hopeless_margin=None if recipe.hopeless is None else recipe.hopeless.margin,
+        base_folder=str(output / BASE),
     )
 
 
 def override_training(rule: ArmRule, budget: str) -> dict[str, Any]:
-    """An arm's own learning rate, method and adapter, if it has them; LoRA's rank is by the budget unless given."""
-    rate = {} if rule.learning_rate is None else {"learning_rate": rule.learning_rate}
+    """An arm's own method and adapter, if it has them; LoRA's rank is by the budget unless given."""
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
     # Everything, trained plainly, is what its Plan says already.
     special = rule.adapter is not None and rule.adapter.full is None
     adapter = {"adapter": rule.adapter.spend(rule.budget or budget).model_dump(mode="json")} if special else {}
-    return {**rate, **method, **adapter}
+    return {**method, **adapter}
+
+
+def locate_plan(recipe: CompareRecipe, arm: str, seed: int) -> Path:
+    """Where the Plan of an arm under a seed is, the same for all learning rates."""
+    return Path(recipe.output) / arm / f"seed-{seed}.plan.yaml"
 
 
 def write_plan(plan: Plan, file: Path) -> None:
     """Write a Plan unless the same one is there: its time of writing must not make a resumed run look new."""
     if not file.exists() or Plan.read(file).digest() != plan.digest():
         plan.write(file, force=True)
-
-
-def assemble(
-    recipe: CompareRecipe, plans: dict[str, Plan], base: Job, jobs: dict[tuple[str, int], Job], file: Path
-) -> Comparison:
-    """Gather the finished jobs into the Comparison and write it."""
-    before = base.read_evaluation()
-    runs = tuple(
-        ArmRun(arm=arm, seed=seed, run=job.read_run(), evaluation=job.read_evaluation())
-        for (arm, seed), job in jobs.items()
-    )
-    comparison = Comparison(
-        name=recipe.name,
-        model=recipe.model,
-        control=recipe.control,
-        recipe=recipe.model_dump(mode="json"),
-        plans=plans,
-        base=before,
-        runs=runs,
-        changes=compute_changes(before, runs, control=recipe.control),
-        provenance=Provenance.here(),
-    )
-    comparison.write(file, force=True)
-    return comparison

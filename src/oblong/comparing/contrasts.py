@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.statistics import bootstrap_difference
@@ -14,19 +15,41 @@ def compute_changes(base: Evaluation, runs: Sequence[ArmRun], *, control: str) -
 
     The control arm is compared seed by seed: both arms saw the same training text in the same order under one seed.
 
+    Of a sweep the learning rate that learned most stands for each arm.
+
     Args:
         base: the Evaluation before tuning.
-        runs: every arm with every seed.
+        runs: every arm with every learning rate and seed.
         control: name of the control arm.
 
     Returns:
         Changes in the order of the arms, corpora in the order of the base; losses are nats per token.
     """
-    arms = dict.fromkeys(run.arm for run in runs)
+    best = choose_learning_rates(runs)
+    chosen = [run for run in runs if run.learning_rate == best[run.arm]]
     changes = [
-        _compute_change(base, runs, arm=arm, corpus=corpus, control=control) for arm in arms for corpus in base.corpora
+        _compute_change(base, chosen, arm=arm, corpus=corpus, control=control)
+        for arm in best
+        for corpus in base.corpora
     ]
     return adjust_changes(changes)
+
+
+def choose_learning_rates(runs: Sequence[ArmRun]) -> dict[str, float | None]:
+    """Of each arm the learning rate whose final states predict the new domain best, on average over seeds.
+
+    It is chosen on the very texts that it is then reported on, for every arm alike.
+    """
+    losses: dict[str, dict[float | None, list[float]]] = {}
+    for run in runs:
+        by_rate = losses.setdefault(run.arm, {})
+        by_rate.setdefault(run.learning_rate, []).append(compute_new_domain_loss(run.evaluation))
+    return {arm: min(by_rate, key=lambda rate: fmean(by_rate[rate])) for arm, by_rate in losses.items()}
+
+
+def compute_new_domain_loss(evaluation: Evaluation) -> float:
+    """Mean loss of the texts that are being learned, nats per token; every text counts the same."""
+    return fmean(corpus.loss for corpus in evaluation.corpora.values() if corpus.new_domain)
 
 
 def adjust_changes(changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -51,6 +74,7 @@ def _compute_change(base: Evaluation, runs: Sequence[ArmRun], *, arm: str, corpu
     return Change(
         arm=arm,
         corpus=corpus,
+        learning_rate=next(run.learning_rate for run in runs if run.arm == arm),
         before=base.corpora[corpus].loss,
         after=sum(run.evaluation.corpora[corpus].loss for run in runs if run.arm == arm) / len(after),
         difference=bootstrap_difference(after, base.corpora[corpus].documents),

@@ -1,28 +1,29 @@
-"""One job per process: evaluate the base, or tune one arm with one seed and evaluate the result.
+"""One job per process: evaluate the base, or tune one arm with one learning rate and seed and evaluate the result.
 
 A job's folder holds all that it needs and makes:
 
     job.json          what to do (a `Job`)
     run/              the Run and its delta checkpoint
-    evaluation.json   written last: its presence means the job is done
+    states/           an Evaluation for each evaluated state, `step-20.json`, written as they come
+    evaluation.json   that of the last of them; written last: its presence means the job is done
     progress.json     what the worker is doing now
     worker.log        the worker's output, for when it dies
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from oblong.comparing.recipe import EvaluationCorpus
-from oblong.records import Evaluation, Part, Run
+from oblong.records import EvaluatedState, Evaluation, Part, Run
 
 BASE: Final = "base"
+Dtype = Literal["bfloat16", "float32"]
 
 
 class Job(Part):
@@ -38,6 +39,13 @@ class Job(Part):
     stride: int
     divergence: bool
     threads: int | None
+    learning_rate: float | None = Field(default=None, description="for labels; null for the base")
+    rate_name: str | None = Field(default=None, description="of an arm with a sweep: its learning rate, for labels")
+    dtype: Dtype = "bfloat16"
+    evaluate_at: tuple[int, ...] = ()
+    hopeless_margin: float | None = None
+    base_folder: str | None = Field(default=None, description="of the base's job, which is done before; null for it")
+    num_evaluations: int = Field(default=1, description="of the base, for the noise floor")
 
     @property
     def path(self) -> Path:
@@ -50,6 +58,25 @@ class Job(Part):
         return self.path / "evaluation.json"
 
     @property
+    def base_evaluation_file(self) -> Path:
+        """Where the base's Evaluation is."""
+        return Path(self.base_folder or self.folder) / "evaluation.json"
+
+    @property
+    def noise_floor_file(self) -> Path:
+        """Where the base's noise floors go, by corpus."""
+        return self.path / "noise_floor.json"
+
+    def state_file(self, step: int) -> Path:
+        """Where the Evaluation of a state goes."""
+        return self.path / "states" / f"step-{step}.json"
+
+    def read_states(self) -> tuple[EvaluatedState, ...]:
+        """The states that have been evaluated so far, by rising step."""
+        steps = sorted(int(file.stem.removeprefix("step-")) for file in self.state_file(0).parent.glob("step-*.json"))
+        return tuple(EvaluatedState(step=step, evaluation=Evaluation.read(self.state_file(step))) for step in steps)
+
+    @property
     def run_folder(self) -> Path:
         """Where the Run goes."""
         return self.path / "run"
@@ -57,18 +84,26 @@ class Job(Part):
     @property
     def label(self) -> str:
         """Name for tables and messages."""
-        return self.arm if self.tune is None else f"{self.arm}, seed {self.seed}"
+        if self.tune is None:
+            return self.arm
+        rate = "" if self.rate_name is None else f"lr {self.rate_name}, "
+        return f"{self.arm}, {rate}seed {self.seed}"
 
     def is_done(self) -> bool:
         """Whether the job has finished, with this very configuration."""
         return self.evaluation_file.exists() and self.is_prepared()
 
     def is_prepared(self) -> bool:
-        """Whether the folder belongs to this very configuration."""
+        """Whether the folder belongs to this very configuration; threads decide rounding only and may differ."""
         try:
-            return Job.model_validate_json((self.path / "job.json").read_text(encoding="utf-8")) == self
+            found = Job.model_validate_json((self.path / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
+        return found._without_threads() == self._without_threads()
+
+    def _without_threads(self) -> dict[str, Any]:
+        fields = self.model_dump(exclude={"threads"})
+        return {**fields, "tune": {**(self.tune or {}), "threads": None}}
 
     def prepare(self) -> None:
         """Make the folder and write what to do."""
@@ -83,11 +118,14 @@ class Job(Part):
         """The finished job's Run."""
         return Run.read(self.run_folder / "run.json")
 
-    def report(self, stage: str, done: int, total: int, detail: str = "") -> None:
+    def report(
+        self, stage: str, done: int, total: int, detail: str = "", *, changes: LossChanges | None = None
+    ) -> None:
         """Say what the worker is doing; atomically, so that a reader never sees half of it."""
+        progress = JobProgress(stage=stage, done=done, total=total, detail=detail, changes=changes)
         file = self.path / "progress.json"
         scratch = file.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"stage": stage, "done": done, "total": total, "detail": detail}))
+        scratch.write_text(progress.model_dump_json(), encoding="utf-8")
         scratch.replace(file)
 
     def read_progress(self) -> JobProgress:
@@ -97,6 +135,14 @@ class Job(Part):
         return JobProgress(stage="waiting", done=0, total=1)
 
 
+class LossChanges(Part):
+    """How far the last evaluated state is from the base, nats per token."""
+
+    step: int
+    new_domain: float = Field(description="negative = learned")
+    retention: float | None = Field(description="mean over the other texts, positive = forgotten; null without any")
+
+
 class JobProgress(Part):
     """A worker's state."""
 
@@ -104,3 +150,4 @@ class JobProgress(Part):
     done: int
     total: int
     detail: str = ""
+    changes: LossChanges | None = None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from oblong.errors import RecipeError
-from oblong.methods import METHODS, MethodOptions, parse_method
+from oblong.methods import METHODS, SELF_GENERATED, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
 from oblong.tuning.adapters import AdapterRecipe, explain_conflict
 from oblong.tuning.recipe import TuneRecipe
+
+LearningRates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class ArmRule(Part):
@@ -30,7 +32,8 @@ class ArmRule(Part):
     order: Literal["lowest", "highest"] = "lowest"
     within: Literal["model", "role", "shape"] = "model"
     budget: str | None = Field(default=None, description="default: the comparison's budget")
-    learning_rate: float | None = Field(default=None, gt=0, description="default: the comparison's")
+    learning_rate: float | None = Field(default=None, gt=0, description="only this one; default: the comparison's")
+    learning_rates: LearningRates | None = Field(default=None, description="a sweep of its own, such as LoRA's")
     method: SerializeAsAny[MethodOptions] | None = Field(
         default=None, description="what to do against forgetting; default: `train`'s, or plain fine-tuning"
     )
@@ -63,6 +66,20 @@ class ArmRule(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        if self.learning_rate is not None and self.learning_rates is not None:
+            raise ValueError("give either learning_rate or learning_rates")
+        return self
+
+
+class Hopeless(Part):
+    """When a run is not worth going on with."""
+
+    margin: float = Field(
+        gt=0, description="new-domain loss above the base's at an evaluation on the way, nats per token"
+    )
+
 
 class EvaluationCorpus(Part):
     """One held-out text."""
@@ -75,7 +92,7 @@ class EvaluationCorpus(Part):
 
 
 class CompareRecipe(Part):
-    """Arms x seeds on one model and one training text."""
+    """Arms x learning rates x seeds on one model and one training text."""
 
     name: str
     model: str
@@ -85,6 +102,21 @@ class CompareRecipe(Part):
     arms: Mapping[str, ArmRule] = Field(min_length=1)
     control: str = Field(description="the arm that the others are compared with, usually a random one")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    learning_rates: LearningRates | None = Field(
+        default=None, description="every arm is swept over them; default: the one of `train`"
+    )
+    evaluate_at: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(), description="steps after which a run is evaluated besides its last, for learning-forgetting curves"
+    )
+    hopeless: Hopeless | None = Field(default=None, description="end runs early that got worse at the new domain")
+    gain: float | None = Field(
+        default=None,
+        gt=0,
+        description="where arms are compared, nats per token learned; default: what all worth comparing reach",
+    )
+    noise_floor: int = Field(
+        default=0, ge=0, le=8, description="evaluations of the base, with other batch sizes, for the noise floor"
+    )
     train: Mapping[str, Any] = Field(description="text and hyper-parameters, as in a tuning recipe")
     evaluate: Mapping[str, EvaluationCorpus] = Field(min_length=1)
     window: int = Field(default=512, gt=1, description="evaluation context, tokens")
@@ -104,6 +136,18 @@ class CompareRecipe(Part):
                 raise ValueError(f"arms.{name}.matches: {rule.matches!r} is no arm that chooses by a rule or a plan")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: the same seed is given twice")
+        for name, rates in self._iter_rates():
+            if len(set(rates)) != len(rates):
+                raise ValueError(f"{name}: the same learning rate is given twice")
+        if self.evaluate_at and max(self.evaluate_at) >= (self.train.get("steps") or float("inf")):
+            raise ValueError(
+                f"evaluate_at: {max(self.evaluate_at)} is not before the last step, {self.train['steps']}, "
+                "which is always evaluated"
+            )
+        if self.hopeless is not None and not self.evaluate_at:
+            raise ValueError("hopeless: is judged at evaluations on the way, so give evaluate_at")
+        if self.noise_floor == 1:
+            raise ValueError("noise_floor: needs at least 2 evaluations, better 5; 0 for none")
         if not any(corpus.new_domain for corpus in self.evaluate.values()):
             raise ValueError("evaluate: mark the domain that is being learned with `new_domain: true`")
         anchorless = [name for name, rule in self.arms.items() if needs_anchor(rule) and not self.train.get("anchor")]
@@ -122,6 +166,11 @@ class CompareRecipe(Part):
                 raise ValueError(f"arms.{name}: {conflict}")
         return self
 
+    def _iter_rates(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+        yield "learning_rates", self.learning_rates or ()
+        for name, rule in self.arms.items():
+            yield f"arms.{name}.learning_rates", rule.learning_rates or ()
+
     def plan_files(self) -> tuple[Path, ...]:
         """The Plan files that arms name."""
         return tuple(Path(rule.plan) for rule in self.arms.values() if rule.plan)
@@ -130,6 +179,17 @@ class CompareRecipe(Part):
 def needs_anchor(rule: ArmRule) -> bool:
     """Whether an arm's method cannot do without old data."""
     return rule.method is not None and METHODS[rule.method.name].needs_anchor
+
+
+def needs_old_data(recipe: CompareRecipe, arm: str) -> bool:
+    """Whether an arm sees old data that the base did not generate itself: it is then not data-free."""
+    rule = recipe.arms[arm]
+    method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
+    tune = TuneRecipe.model_validate({**recipe.train, **method, **TUNING_PLACEHOLDERS})
+    if tune.method is None or tune.anchor is None:
+        return False
+    spec = METHODS[tune.method.name]
+    return (spec.needs_anchor or spec.can_use_anchor) and set(tune.anchor.sources) != {SELF_GENERATED}
 
 
 TUNING_PLACEHOLDERS: dict[str, Any] = {"model": "-", "plan": "-", "output": "-"}

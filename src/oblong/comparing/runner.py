@@ -40,9 +40,7 @@ def run_jobs(jobs: Sequence[Job], *, num_workers: int, on_poll: OnPoll | None = 
         WorkerError: jobs that died, with the last lines of their logs.
         OutputExistsError: a job's folder holds another configuration's results.
     """
-    for job in jobs:
-        if job.path.exists() and any(job.path.iterdir()) and not job.is_prepared():
-            raise OutputExistsError(job.path)
+    check_folders(jobs)
     waiting = [job for job in jobs if not job.is_done()]
     running: list[Worker] = []
     failed: list[Job] = []
@@ -60,6 +58,17 @@ def run_jobs(jobs: Sequence[Job], *, num_workers: int, on_poll: OnPoll | None = 
             time.sleep(POLL_SECONDS)
     if failed:
         raise WorkerError("\n".join(describe_failure(job) for job in failed))
+
+
+def check_folders(jobs: Sequence[Job]) -> None:
+    """Stop before anything is run where a job would write among another one's results.
+
+    Raises:
+        OutputExistsError: a job's folder holds another configuration's results.
+    """
+    for job in jobs:
+        if job.path.exists() and any(job.path.iterdir()) and not job.is_prepared():
+            raise OutputExistsError(job.path)
 
 
 def start(job: Job) -> Worker:

@@ -6,6 +6,7 @@ killed ends too, and a folder is locked while a worker is in it, so that two nev
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -16,14 +17,19 @@ from typing import Final
 from filelock import FileLock
 
 from oblong.comparing.jobs import BASE, Job
+from oblong.comparing.states import StateEvaluator, find_last_finite, measure_changes
 from oblong.corpora import Documents, read_documents
-from oblong.errors import OblongError
+from oblong.errors import NonFinitePredictionError, OblongError
 from oblong.evaluation.evaluate import Corpus, evaluate
-from oblong.records import Evaluation
+from oblong.evaluation.noise_floor import measure_noise_floor
+from oblong.records import EvaluatedState, Evaluation
+from oblong.tuning.observing import Observer
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.run import tune
+from oblong.tuning.workspace import DELTA_DIRECTORY, RUN_FILE
 
 WATCH_SECONDS: Final = 0.5
+BATCH_SIZES: Final = (4, 1, 2, 3, 5, 6, 8, 12)  # the first is that of every other evaluation
 
 
 def main() -> int:
@@ -51,29 +57,79 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def carry_out(job: Job) -> Evaluation:
+def carry_out(job: Job) -> None:
     """Tune (unless this is the base, or it is tuned already), evaluate, and write the Evaluation last."""
     job.report("starting", 0, 1)
-    delta: Path | None = None
-    if job.tune is not None:
-        recipe = TuneRecipe.model_validate(job.tune)
-        if not (job.run_folder / "run.json").exists():
-            tune(recipe, on_progress=lambda step, total, loss: job.report("tuning", step, total, f"loss {loss:.3f}"))
-        delta = job.run_folder / "delta"
-    evaluation = evaluate(
-        job.model,
-        read_corpora(job),
-        delta=delta,
-        base=job.model if delta is not None and job.divergence else None,
-        name=job.arm if job.tune is not None else BASE,
-        window=job.window,
-        stride=job.stride,
-        threads=job.threads,
-        on_progress=lambda done, total: job.report("evaluating", done, total),
-    )
+    corpora = read_corpora(job)
+    if job.tune is None:
+        evaluation = evaluate_base(job, corpora)
+        job.report("done", 1, 1)
+    else:
+        evaluator = StateEvaluator(job, corpora)
+        step = train_arm(job, evaluator)
+        state = evaluate_arm(job, corpora, step)
+        state.evaluation.write(job.state_file(state.step), force=True)
+        evaluation = state.evaluation
+        changes = measure_changes(state, Evaluation.read(job.base_evaluation_file))
+        job.report("done", 1, 1, changes=changes)
     evaluation.write(job.evaluation_file, force=True)
-    job.report("done", 1, 1)
-    return evaluation
+
+
+def train_arm(job: Job, evaluator: StateEvaluator) -> int:
+    """Tune, evaluating on the way; returns the steps done."""
+
+    def on_progress(step: int, total: int, loss: float) -> None:
+        job.report("tuning", step, total, f"loss {loss:.3f}", changes=evaluator.changes)
+
+    if not (job.run_folder / RUN_FILE).exists():
+        observer = Observer(steps=frozenset(job.evaluate_at), look=evaluator.look)
+        tune(TuneRecipe.model_validate(job.tune), on_progress=on_progress, observer=observer)
+    return job.read_run().num_steps
+
+
+def evaluate_arm(job: Job, corpora: list[Corpus], step: int) -> EvaluatedState:
+    """The final state; the last one before it whose predictions are finite numbers, if its own are not."""
+    try:
+        evaluation = evaluate(
+            job.model,
+            corpora,
+            delta=job.run_folder / DELTA_DIRECTORY,
+            base=job.model if job.divergence else None,
+            name=job.arm,
+            window=job.window,
+            stride=job.stride,
+            dtype=job.dtype,
+            threads=job.threads,
+            on_progress=lambda done, total: job.report("evaluating", done, total),
+        )
+    except NonFinitePredictionError:
+        return find_last_finite(job)
+    return EvaluatedState(step=step, evaluation=evaluation)
+
+
+def evaluate_base(job: Job, corpora: list[Corpus]) -> Evaluation:
+    """The model as it is; several times for its noise floor, with other batch sizes."""
+    evaluations = [
+        evaluate(
+            job.model,
+            corpora,
+            name=BASE,
+            window=job.window,
+            stride=job.stride,
+            batch_size=batch_size,
+            dtype=job.dtype,
+            threads=job.threads,
+            on_progress=lambda done, total: job.report("evaluating", done, total),
+        )
+        for batch_size in BATCH_SIZES[: job.num_evaluations]
+    ]
+    if len(evaluations) > 1:
+        floors = {
+            name: measure_noise_floor([evaluation.corpora[name].documents for evaluation in evaluations]).floor
+            for name in evaluations[0].corpora
+        }
+        job.noise_floor_file.write_text(json.dumps(floors, indent=1), encoding="utf-8")
+    return evaluations[0]
 
 
 def read_corpora(job: Job) -> list[Corpus]:

@@ -28,10 +28,14 @@ class Texts:
     Attributes:
         learned: `S x D` scores on the new domain.
         kept: `S x E` scores on general text.
+        learned_weights: of the base, `D`: by how much each document counts, with its tokens; None for all alike.
+        kept_weights: of the base, `E`.
     """
 
     learned: PerSeed
     kept: PerSeed
+    learned_weights: Array | None = None
+    kept_weights: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +57,10 @@ class Changes:
 
     Attributes:
         name: of the setting.
-        gains: `P x S x D`, base - state on the new domain, nats.
-        forgettings: `P x S x E`, state - base on general text, nats.
-        learned_tokens: `D` predicted tokens of the new domain's documents.
-        kept_tokens: `E` predicted tokens of the general documents.
+        gains: `P x S x D`, base - state on the new domain, weighted nats.
+        forgettings: `P x S x E`, state - base on general text, weighted nats.
+        learned_tokens: `D` predicted tokens of the new domain's documents, weighted.
+        kept_tokens: `E` predicted tokens of the general documents, weighted.
     """
 
     name: str
@@ -151,10 +155,12 @@ def _subtract(curve: Curve, base: Texts) -> Changes:
         check_pairing(point.kept, [*base.kept] * len(point.kept))
         if len(point.learned) != len(point.kept):
             raise DataError(f"cannot pair {len(point.learned)} runs with {len(point.kept)}: both texts need each seed")
+    learned = 1.0 if base.learned_weights is None else base.learned_weights
+    kept = 1.0 if base.kept_weights is None else base.kept_weights
     return Changes(
         name=curve.name,
-        gains=np.stack([collect_nll(base.learned) - collect_nll(point.learned) for point in curve.points]),
-        forgettings=np.stack([collect_nll(point.kept) - collect_nll(base.kept) for point in curve.points]),
-        learned_tokens=collect_tokens(base.learned[0]),
-        kept_tokens=collect_tokens(base.kept[0]),
+        gains=np.stack([collect_nll(base.learned) - collect_nll(point.learned) for point in curve.points]) * learned,
+        forgettings=np.stack([collect_nll(point.kept) - collect_nll(base.kept) for point in curve.points]) * kept,
+        learned_tokens=collect_tokens(base.learned[0]) * learned,
+        kept_tokens=collect_tokens(base.kept[0]) * kept,
     )

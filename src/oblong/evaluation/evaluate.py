@@ -11,10 +11,11 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from oblong.checkpoints.delta import read_delta
 from oblong.corpora import Documents
-from oblong.errors import DataError, OperationalError, SelectionError
+from oblong.errors import DataError, NonFinitePredictionError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
 from oblong.models.causal_lm import Dtype, LoadedModel, load_causal_lm
@@ -78,7 +79,7 @@ def evaluate(
         PlanMismatchError: the delta was made for another model.
         DataError: a text cannot be evaluated; the message names its corpus.
         SelectionError: a device that this machine does not have.
-        OperationalError: the model predicts NaN or infinity.
+        NonFinitePredictionError: the model predicts NaN or infinity.
     """
     _check_names(corpora)
     place = choose_device(device)
@@ -87,6 +88,40 @@ def evaluate(
     started = time.perf_counter()
     loaded = _move(load_causal_lm(model, dtype=dtype, delta=delta), place)
     base_model = None if base is None else _move(load_causal_lm(base, dtype=dtype), place).model
+    scores = score_corpora(
+        loaded,
+        corpora,
+        base_model=base_model,
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return Evaluation(
+        name=name or (BASE_NAME if delta is None else delta.resolve().parent.name),
+        model=model,
+        delta=None if delta is None else str(delta),
+        window=window,
+        stride=stride,
+        dtype=dtype,
+        corpora=scores,
+        drift=None if delta is None else measure_drift(loaded, delta),
+        seconds=time.perf_counter() - started,
+        provenance=Provenance.here(),
+    )
+
+
+def score_corpora(
+    loaded: LoadedModel,
+    corpora: Sequence[Corpus],
+    *,
+    window: int,
+    stride: int,
+    batch_size: int = 4,
+    base_model: PreTrainedModel | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, CorpusScore]:
+    """Score a model that is in memory already; see `evaluate`."""
     report = _scale_progress(corpora, on_progress)
     scores = {}
     for corpus in corpora:
@@ -103,18 +138,7 @@ def evaluate(
             )
         data = corpus.documents.describe()
         scores[data.name] = CorpusScore(data=data, new_domain=corpus.new_domain, documents=documents)
-    return Evaluation(
-        name=name or (BASE_NAME if delta is None else delta.resolve().parent.name),
-        model=model,
-        delta=None if delta is None else str(delta),
-        window=window,
-        stride=stride,
-        dtype=dtype,
-        corpora=scores,
-        drift=None if delta is None else measure_drift(loaded, delta),
-        seconds=time.perf_counter() - started,
-        provenance=Provenance.here(),
-    )
+    return scores
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -157,8 +181,8 @@ def _naming(corpus: Corpus) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{corpus.documents.name}: {error}") from error
-    except OperationalError as error:
-        raise OperationalError(f"{corpus.documents.name}: {error}") from error
+    except NonFinitePredictionError as error:
+        raise NonFinitePredictionError(f"{corpus.documents.name}: {error}") from error
 
 
 def _check_names(corpora: Sequence[Corpus]) -> None:

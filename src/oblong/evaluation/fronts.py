@@ -7,32 +7,17 @@ how far it rose on general text (lower is better). The base itself is the point 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oblong.errors import DataError
+from oblong.records import ReferencePoint
 
 Array = NDArray[np.float64]
 Point = tuple[float, float]
 """Gain and forgetting, nats per token."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferencePoint:
-    """The corner that hypervolumes are measured from; volumes of different corners cannot be compared.
-
-    Attributes:
-        name: for tables and captions, such as `no gain at 0.1 nats of forgetting`.
-        gain: what does not exceed it does not count.
-        forgetting: what is not below it does not count.
-    """
-
-    name: str
-    gain: float
-    forgetting: float
 
 
 DEFAULT_REFERENCE: Final = ReferencePoint(name="no gain, 0.1 nats per token forgotten", gain=0.0, forgetting=0.1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from oblong.errors import DataError, OperationalError
+from oblong.errors import DataError, NonFinitePredictionError
 from oblong.evaluation.encoding import EncodedDocument, encode_document
 from oblong.evaluation.windows import Window, batch_windows, check_window, cut_windows
 from oblong.records import DocumentScore
@@ -71,7 +71,7 @@ def score_corpus(
     Raises:
         DataError: no documents, one with nothing to predict, a window that does not fit the model, or a base with
             another vocabulary.
-        OperationalError: the model predicts NaN or infinity.
+        NonFinitePredictionError: the model predicts NaN or infinity.
     """
     check_window(window, stride)
     _check_context(model, window)
@@ -167,7 +167,7 @@ def _sum_kl(log_q_NV: Tensor, log_p_NV: Tensor) -> float:
 
 def _finish(number: int, document: EncodedDocument, sums: _Sums, *, with_kl: bool) -> DocumentScore:
     if not (math.isfinite(sums.nll) and math.isfinite(sums.kl)):
-        raise OperationalError(
+        raise NonFinitePredictionError(
             f"the model's predictions for document {number} are not finite numbers: its weights hold NaN or infinity,"
             " or overflow in this dtype. Look for a diverged run; `oblong scan` names tensors that are not finite"
         )

@@ -9,7 +9,7 @@ One optimizer step, with the hooks in their places:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -145,6 +145,11 @@ class Method(Protocol):
     def finish(self) -> None:
         """At the end of the task, with the tuned weights in the model."""
         return
+
+    @contextmanager
+    def as_if_finished(self) -> Iterator[None]:
+        """Inside the block the model is what `finish` would make of it now; afterwards training can go on."""
+        yield
 
     def state_dict(self) -> State:
         """All that a resumed run could not compute again from the base model."""

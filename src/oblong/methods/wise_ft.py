@@ -9,7 +9,8 @@ is applied when training ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import torch
@@ -38,6 +39,16 @@ class WiseFt(Method):
         """Interpolate."""
         tuned = {name: value.detach().clone() for name, value in self._trained.items()}
         load_weights(self._trained, interpolate(self._base, tuned, alpha=1.0 - self._options.strength))
+
+    @contextmanager
+    def as_if_finished(self) -> Iterator[None]:
+        """Inside the block the weights are interpolated."""
+        tuned = {name: value.detach().clone() for name, value in self._trained.items()}
+        try:
+            self.finish()
+            yield
+        finally:
+            load_weights(self._trained, tuned)
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """The base's weights during training; a copy more at its end, when no gradients are left."""

@@ -46,6 +46,10 @@ class StoredTensors:
             raise CorruptCheckpointError(tensor.file, f"tensor {name} is stored as {tensor.dtype}, which is unknown")
         return torch.from_numpy(values).to(torch.float32)
 
+    def get_dtype(self, name: str) -> torch.dtype:
+        """The dtype in which `read` gives a tensor."""
+        return TORCH_DTYPES.get(self._infos[name].dtype, torch.float32)
+
     def refuse_quantised(self) -> None:
         """Make sure that the weights lie here as numbers that can be trained, not as codes with scales.
 

@@ -1,7 +1,19 @@
 """Records: the frozen, versioned files through which the stages meet. No torch here."""
 
 from oblong.records.base import Part, Provenance, Record
-from oblong.records.comparison import ArmRun, AtGain, Change, Comparison, Interval, Reach
+from oblong.records.comparison import (
+    ArmRetention,
+    ArmRun,
+    AtGain,
+    Change,
+    Comparison,
+    EvaluatedState,
+    Interval,
+    LearningForgettingCurve,
+    Reach,
+    ReferencePoint,
+    Retention,
+)
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
@@ -52,6 +64,7 @@ __all__ = [
     "SPEECH_DELTA_FILE",
     "AlignmentProbe",
     "ArmInfo",
+    "ArmRetention",
     "ArmRun",
     "AtGain",
     "BestCheckpoint",
@@ -67,9 +80,11 @@ __all__ = [
     "Drift",
     "Ending",
     "ErrorCounts",
+    "EvaluatedState",
     "Evaluation",
     "GroupScores",
     "Interval",
+    "LearningForgettingCurve",
     "LoraShape",
     "Measures",
     "NormaliserInfo",
@@ -80,6 +95,8 @@ __all__ = [
     "Provenance",
     "Reach",
     "Record",
+    "ReferencePoint",
+    "Retention",
     "Rule",
     "Run",
     "RunStatus",

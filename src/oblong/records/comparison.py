@@ -15,7 +15,7 @@ from oblong.records.plan import Plan
 from oblong.records.run import Run
 
 COMPARISON_KIND: Final = "oblong.comparison"
-COMPARISON_SCHEMA_VERSION: Final = 1
+COMPARISON_SCHEMA_VERSION: Final = 2
 
 
 class Interval(Part):
@@ -36,13 +36,25 @@ class Interval(Part):
         return self.low > 0 or self.high < 0
 
 
+class EvaluatedState(Part):
+    """A state of a training that was evaluated."""
+
+    step: int = Field(ge=0, description="optimizer steps done; 0 is the base")
+    evaluation: Evaluation = Field(description="KL(base || model) is measured at the end of a run only")
+
+
 class ArmRun(Part):
-    """One arm with one seed."""
+    """One arm with one learning rate and one seed."""
 
     arm: str
     seed: int
+    learning_rate: float | None = Field(default=None, gt=0, description="peak; null in records of version 1")
     run: Run
-    evaluation: Evaluation
+    evaluation: Evaluation = Field(description="of the last state whose predictions are finite numbers")
+    states: tuple[EvaluatedState, ...] = Field(
+        default=(), description="by rising step, the last one is `evaluation`; empty in records of version 1"
+    )
+    stopped: str | None = Field(default=None, description="why the run ended before its last step; null if it did not")
 
 
 class Change(Part):
@@ -50,6 +62,9 @@ class Change(Part):
 
     arm: str
     corpus: str
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="of a sweep, the one whose last state learned most; null in version 1"
+    )
     before: float
     after: float
     difference: Interval = Field(description="after - before, paired over documents, clustered by document")
@@ -83,6 +98,57 @@ class AtGain(Part):
     settings: tuple[str, ...] = Field(default=(), description="the curve (learning rate) that stands for each arm")
 
 
+class ReferencePoint(Part):
+    """The corner that hypervolumes are measured from; volumes of different corners cannot be compared."""
+
+    name: str = Field(description="for tables and captions, such as `no gain at 0.1 nats of forgetting`")
+    gain: float = Field(description="what does not exceed it does not count")
+    forgetting: float = Field(description="what is not below it does not count")
+
+
+class LearningForgettingCurve(Part):
+    """One learning rate of an arm along its training, means over seeds; the base, (0, 0), is not among the points."""
+
+    setting: str = Field(description="name of the learning rate, as in `AtGain.settings`")
+    learning_rate: float = Field(gt=0)
+    steps: tuple[int, ...] = Field(description="of the states that every seed has")
+    gains: tuple[float, ...] = Field(description="fall of the loss on the new domain at each, nats per token")
+    forgettings: tuple[float, ...] = Field(description="rise of the loss on the retention text, nats per token")
+
+
+class ArmRetention(Part):
+    """What an arm forgot of one retention text on its way."""
+
+    arm: str
+    curves: tuple[LearningForgettingCurve, ...] = Field(description="by rising learning rate")
+    at_gain: AtGain | None = Field(description="forgetting at the common gain; null where there is no such gain")
+    against_control: AtGain | None = Field(description="that minus the control's; null for the control itself")
+    front: tuple[tuple[float, float], ...] = Field(
+        description="(gain, forgetting) of the states that no other state of this arm beats, by rising gain"
+    )
+    hypervolume: float = Field(ge=0, description="area between the arm's front and the reference, (nats per token)^2")
+
+
+class Retention(Part):
+    """All arms on one retention text, compared where they have learned equally much."""
+
+    corpora: tuple[str, ...] = Field(
+        min_length=1, description="one retention corpus, or all of them, each weighing the same"
+    )
+    gain: float | None = Field(
+        default=None,
+        gt=0,
+        description="at which arms are compared, nats per token; null if the control learned nothing",
+    )
+    reference: ReferencePoint
+    arms: tuple[ArmRetention, ...] = Field(description="in recipe order; no entry for one without a curve")
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it stands for several corpora."""
+        return len(self.corpora) > 1
+
+
 class Comparison(Record):
     """An experiment matrix with its results."""
 
@@ -96,6 +162,16 @@ class Comparison(Record):
     base: Evaluation
     runs: tuple[ArmRun, ...]
     changes: tuple[Change, ...]
+    retention: tuple[Retention, ...] = Field(
+        default=(),
+        description="of a sweep: all retention corpora pooled first, if there are several, then each by itself",
+    )
+    data_free: Mapping[str, bool] = Field(
+        default={}, description="by arm: whether it used no old data but what the base itself generates"
+    )
+    noise_floors: Mapping[str, float] = Field(
+        default={}, description="by corpus: two evaluations of one model differ by less in 95 %, nats per token"
+    )
     provenance: Provenance
 
     @property

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from oblong.records.base import Part, Provenance, Record, check_kind
 
 RUN_KIND: Final = "oblong.run"
-RUN_SCHEMA_VERSION: Final = 1
+RUN_SCHEMA_VERSION: Final = 2
 MANIFEST_KIND: Final = "oblong.delta"
 MANIFEST_SCHEMA_VERSION: Final = 1
 
@@ -21,6 +21,7 @@ class RunStatus(StrEnum):
 
     COMPLETED = "completed"
     DIVERGED = "diverged"
+    STOPPED = "stopped"
 
 
 class TrainingPoint(Part):
@@ -60,6 +61,7 @@ class Run(Record):
     data: DataSource
     seed: int
     status: RunStatus
+    stopped: str | None = Field(default=None, description="why it ended before its last step; null if it did not")
     num_trainable: int
     num_parameters: int
     num_steps: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from oblong.tuning.adapters.protocol import Adapter
 from oblong.tuning.anchor import obtain_anchor
 from oblong.tuning.data import build_training_blocks
 from oblong.tuning.memory import measure_peak_memory
+from oblong.tuning.observing import Observation, Observer
 from oblong.tuning.prove import digest_unstored, prove_frozen
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
@@ -38,7 +40,12 @@ from oblong.tuning.workspace import (
 
 
 def tune(
-    recipe: TuneRecipe, *, on_progress: ProgressCallback | None = None, resume: bool = True, force: bool = False
+    recipe: TuneRecipe,
+    *,
+    on_progress: ProgressCallback | None = None,
+    observer: Observer | None = None,
+    resume: bool = True,
+    force: bool = False,
 ) -> Run:
     """Fine-tune exactly the tensors of a Plan, or those of an adapter, and prove that nothing else moved.
 
@@ -49,6 +56,7 @@ def tune(
     Args:
         recipe: what to do.
         on_progress: called after each optimizer step with (step, total steps, loss in nats per token).
+        observer: who looks at the model at some steps, and may end the run there: its status is then `stopped`.
         resume: go on with an unfinished run of the same output; false starts over.
         force: replace a finished run of the same output, once this one is whole.
 
@@ -70,14 +78,20 @@ def tune(
     data = recipe.data
     documents = read_documents(data.source, text_field=data.text_field, split=data.split, limit=data.limit)
     with use_threads(recipe.threads), quiet_transformers():
-        workspace, run = _run(recipe, plan, documents, on_progress=on_progress, resume=resume)
+        workspace, run = _run(recipe, plan, documents, on_progress=on_progress, observer=observer, resume=resume)
     refuse_existing_output(output, force=force)
     close_workspace(workspace, output)
     return run
 
 
 def _run(
-    recipe: TuneRecipe, plan: Plan, documents: Documents, *, on_progress: ProgressCallback | None, resume: bool
+    recipe: TuneRecipe,
+    plan: Plan,
+    documents: Documents,
+    *,
+    on_progress: ProgressCallback | None,
+    observer: Observer | None,
+    resume: bool,
 ) -> tuple[Path, Run]:
     stored = open_stored_tensors(locate_model(recipe.model))
     stored.refuse_quantised()
@@ -90,6 +104,7 @@ def _run(
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
         return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
+    finished = partial(adapter.as_finished, getattr(torch, recipe.dtype))
     result = train(
         adapter.applied,
         blocks,
@@ -100,6 +115,7 @@ def _run(
         anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE),
         callbacks=adapter.list_callbacks(),
         on_progress=on_progress,
+        observation=None if observer is None else Observation(observer, loaded, finished),
     )
 
     run = describe_run(recipe, adapter, documents, result)
@@ -125,7 +141,8 @@ def describe_run(recipe: TuneRecipe, adapter: Adapter, documents: Documents, res
         recipe=recipe.model_dump(mode="json"),
         data=documents.describe(),
         seed=recipe.seed,
-        status=RunStatus.DIVERGED if result.diverged else RunStatus.COMPLETED,
+        status=choose_status(result),
+        stopped=result.stopped,
         num_trainable=applied.num_trainable,
         num_parameters=applied.num_parameters,
         num_steps=num_steps,
@@ -137,6 +154,13 @@ def describe_run(recipe: TuneRecipe, adapter: Adapter, documents: Documents, res
         delta=DELTA_DIRECTORY,
         provenance=Provenance.here(),
     )
+
+
+def choose_status(result: TrainingResult) -> RunStatus:
+    """How a training ended."""
+    if result.diverged:
+        return RunStatus.DIVERGED
+    return RunStatus.COMPLETED if result.stopped is None else RunStatus.STOPPED
 
 
 def summarise_steps(steps: Sequence[StepRecord], *, log_every: int) -> tuple[TrainingPoint, ...]:

@@ -25,6 +25,7 @@ from oblong.checkpoints.delta import create_directory
 from oblong.methods import AnchorData, Method, MethodTrainerMixin
 from oblong.tuning.apply import AppliedPlan
 from oblong.tuning.data import TrainingBlocks
+from oblong.tuning.observing import Observation
 from oblong.tuning.recipe import TuneRecipe
 
 ProgressCallback = Callable[[int, int, float], None]
@@ -61,10 +62,12 @@ class TrainingResult:
     Attributes:
         steps: every step of the run, also those before a resume.
         diverged: a loss or gradient was not finite; the weights are those before that step.
+        stopped: why an observer ended the run early; None if none did.
     """
 
     steps: tuple[StepRecord, ...]
     diverged: bool
+    stopped: str | None = None
 
 
 class NotFiniteError(ArithmeticError):
@@ -87,6 +90,7 @@ def train(
     anchor: AnchorData | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_progress: ProgressCallback | None = None,
+    observation: Observation | None = None,
 ) -> TrainingResult:
     """Train what was selected, from the newest checkpoint if there is one.
 
@@ -100,6 +104,7 @@ def train(
         anchor: old data, for methods that need it.
         callbacks: what an adapter wants to be called.
         on_progress: called after each step.
+        observation: who looks at the model on the way; it does not change what comes out.
 
     Raises:
         OutputWriteError: a checkpoint could not be written; the one before survives.
@@ -115,13 +120,16 @@ def train(
         anchor=anchor,
         callbacks=[FiniteGradients(), *callbacks, ReportProgress(on_progress)],
     )
+    if observation is not None:
+        trainer.observe(observation)
     resume_from = find_last_checkpoint(checkpoints)
     try:
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     except NotFiniteError as failure:
         failed = describe_failed_step(failure, trainer)
         return TrainingResult(steps=(*list_steps(trainer.state), failed), diverged=True)
-    return TrainingResult(steps=list_steps(trainer.state), diverged=False)
+    stopped = None if observation is None else observation.stopped
+    return TrainingResult(steps=list_steps(trainer.state), diverged=False, stopped=stopped)
 
 
 def build_arguments(recipe: TuneRecipe, *, num_steps: int, output: Path) -> TrainingArguments:
@@ -172,6 +180,13 @@ class SelectedTensorsTrainer(MethodTrainerMixin, Trainer):
         self._trained = applied.trained
         self._blocks = train_dataset
         self._seconds_before: float | None = None
+        self._observation: Observation | None = None
+
+    def observe(self, observation: Observation) -> None:
+        """Let someone look at the model on the way; the time that takes is none of the training's."""
+        self._observation = observation
+        observation.method = self.method
+        self.add_callback(observation)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         del train_dataset
@@ -189,7 +204,8 @@ class SelectedTensorsTrainer(MethodTrainerMixin, Trainer):
         if self._seconds_before is None:
             self._seconds_before = sum_seconds(self.state)
         if start_time is not None:
-            logs["seconds"] = self._seconds_before + time.time() - start_time
+            observed = 0.0 if self._observation is None else self._observation.seconds
+            logs["seconds"] = self._seconds_before + time.time() - start_time - observed
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

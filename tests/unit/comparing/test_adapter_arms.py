@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from oblong.comparing.compare import make_job, plan_arm
+from oblong.comparing.cells import iter_cells
+from oblong.comparing.compare import locate_plan, make_base_job, make_job, plan_arm, write_plan
+from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import CompareRecipe, build_compare_recipe
 from oblong.comparing.worker import carry_out
 from oblong.errors import RecipeError
@@ -17,7 +19,9 @@ from oblong.tuning.recipe import TuneRecipe
 from tests.tuning_builders import TEXTS, save_tiny_llama, write_text
 
 
-def make_recipe(folder: Path, arms: dict[str, Any], **train: Any) -> CompareRecipe:
+def make_recipe(
+    folder: Path, arms: dict[str, Any], *, evaluate_at: list[int] | None = None, **train: Any
+) -> CompareRecipe:
     """A comparison of a tiny model with a random arm and others; the model and texts are written there."""
     save_tiny_llama(folder / "model")
     write_text(folder / "train.jsonl")
@@ -29,6 +33,7 @@ def make_recipe(folder: Path, arms: dict[str, Any], **train: Any) -> CompareReci
         "budget": "3000p",
         "arms": {"random": {"criterion": "random"}, **arms},
         "control": "random",
+        "evaluate_at": evaluate_at or [],
         "train": {
             "data": str(folder / "train.jsonl"),
             **{"steps": 2, "sequence_length": 32, "learning_rate": 0.01, "save_every": 0},
@@ -42,9 +47,14 @@ def make_recipe(folder: Path, arms: dict[str, Any], **train: Any) -> CompareReci
     return build_compare_recipe(data, folder / "recipe.yaml")
 
 
-def make_job_of(recipe: CompareRecipe, arm: str, folder: Path) -> Any:
-    plan = plan_arm(scan(recipe.model, output=folder / f"{arm}.jsonl"), recipe, arm, 0)
-    return make_job(recipe, plan, (arm, 0), 1)
+def make_job_of(recipe: CompareRecipe, arm: str) -> Job:
+    (cell,) = (cell for cell in iter_cells(recipe) if cell.arm == arm)
+    return make_job(recipe, cell, 1)
+
+
+def carry_out_prepared(job: Job) -> None:
+    job.prepare()
+    carry_out(job)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +71,17 @@ def make_job_of(recipe: CompareRecipe, arm: str, folder: Path) -> Any:
 def test_an_arm_with_an_adapter_is_tuned_and_evaluated(
     tmp_path: Path, arm: dict[str, Any], num_trainable: int, adapter: str | None
 ) -> None:
-    job = make_job_of(make_recipe(tmp_path, {"it": arm}), "it", tmp_path)
-    job.prepare()
-    evaluation = carry_out(job)
+    recipe = make_recipe(tmp_path, {"it": arm}, evaluate_at=[1])
+    write_plan(
+        plan_arm(scan(recipe.model, output=tmp_path / "scan.jsonl"), recipe, "it", 0), locate_plan(recipe, "it", 0)
+    )
+    carry_out_prepared(make_base_job(recipe, 1))
+    job = make_job_of(recipe, "it")
+    carry_out_prepared(job)
     run = job.read_run()
-    assert evaluation.corpora["new"].loss > 0
+    losses = [state.evaluation.corpora["new"].loss for state in job.read_states()]
+    assert len(losses) == 2
+    assert losses[0] > losses[1]
     assert (run.num_trainable, run.adapter, run.plan_name) == (num_trainable, adapter, "it")
     assert run.plan_digest == Plan.read(tmp_path / "out" / "it" / "seed-0.plan.yaml").digest()
     assert run.recipe["learning_rate"] == arm.get("learning_rate", 0.01)
@@ -80,7 +96,7 @@ def test_the_rank_is_the_arm_s_own_or_by_its_budget_or_by_the_comparison_s(tmp_p
     recipe = make_recipe(tmp_path, arms)
     lora = {}
     for arm in arms:
-        tune = TuneRecipe.model_validate(make_job_of(recipe, arm, tmp_path).tune)
+        tune = TuneRecipe.model_validate(make_job_of(recipe, arm).tune)
         assert tune.adapter is not None
         assert tune.adapter.lora is not None
         lora[arm] = (tune.adapter.lora.rank, tune.adapter.lora.budget, tune.adapter.lora.alpha)
@@ -108,4 +124,4 @@ def test_what_does_not_go_together_is_refused(
 
 def test_an_arm_s_own_method_stands_in_for_the_shared_one(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, {"it": {"adapter": "lora", "method": "plain"}}, method="l2_sp")
-    assert TuneRecipe.model_validate(make_job_of(recipe, "it", tmp_path).tune).method is not None
+    assert TuneRecipe.model_validate(make_job_of(recipe, "it").tune).method is not None

@@ -57,5 +57,5 @@ def apply_recipe(model: PreTrainedModel, plan: Plan, recipe: TuneRecipe, *, stor
         return OrthogonalSubspace(frozen, adapter.osf, stored=stored)
     applied = apply_plan(model, plan, stored=stored, allow_other_weights=other)
     if adapter is not None and adapter.lisa is not None:
-        return SampledLayers(applied, adapter.lisa, seed=recipe.seed)
-    return WholeTensors(applied)
+        return SampledLayers(applied, adapter.lisa, stored=stored, seed=recipe.seed)
+    return WholeTensors(applied, stored)

@@ -1,9 +1,11 @@
-"""From a Plan's tensors to linear layers and back: what LoRA and OSF share."""
+"""From a Plan's tensors to linear layers with adapters and back: what LoRA and OSF share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,67 @@ from transformers import PreTrainedModel
 
 from oblong.errors import PlanMismatchError
 from oblong.models.stored_tensors import StoredTensors
+from oblong.tuning.adapters.lora import ADAPTER, remove_adapters
+from oblong.tuning.adapters.protocol import Adapter
 from oblong.tuning.apply import AppliedPlan, count_trainable
 
-MAX_NAMES_SHOWN = 3
+MAX_NAMES_SHOWN: Final = 3
+
+
+class AdaptedLayers(Adapter):
+    """Linear layers under PEFT's layers, whose update has the shape of the weight.
+
+    Args:
+        frozen: the model with its Plan, nothing of it training.
+        stored: the model's file.
+        feature: the adapter's name, for messages.
+
+    Raises:
+        PlanMismatchError: a tensor of the Plan is not the weight of a linear layer.
+    """
+
+    def __init__(self, frozen: AppliedPlan, stored: StoredTensors, *, feature: str) -> None:
+        self._frozen = frozen
+        self._stored = stored
+        self._paths = find_linear_paths(frozen.model, frozen.trained, feature=feature)
+        self._layers: Mapping[str, Any] = {}
+
+    def fold(self) -> AppliedPlan:
+        """Base + update in the Plan's tensors, rounded once, to the file's dtype, and plain linear layers."""
+        for name, parameter in self._frozen.trained.items():
+            parameter.data = self._compute_tuned(name).to(parameter.device)
+        remove_adapters(self._frozen.model, self._layers.items())
+        return self._frozen
+
+    @contextmanager
+    def as_finished(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside the block the model is plain, with the update in its weights."""
+        model, planned = self._frozen.model, self._frozen.trained
+        base = {name: parameter.data for name, parameter in planned.items()}
+        try:
+            for path, layer in self._layers.items():
+                model.set_submodule(path, layer.get_base_layer())
+            for name, parameter in planned.items():
+                parameter.data = self._compute_tuned(name).to(parameter.device, dtype)
+            yield
+        finally:
+            for name, parameter in planned.items():
+                parameter.data = base[name]
+            for path, layer in self._layers.items():
+                model.set_submodule(path, layer)
+
+    def _adapt(self, layers: Mapping[str, Any], trained: Mapping[str, nn.Parameter]) -> AppliedPlan:
+        """Note which layers were put in, and what the loop trains in place of the Plan's tensors."""
+        self._layers = layers
+        return replace(self._frozen, trained=trained, num_trainable=count_trainable(self._frozen.model))
+
+    @torch.no_grad()
+    def _compute_tuned(self, name: str) -> Tensor:
+        """The file's values plus the update, in the file's dtype, on the CPU."""
+        base = self._stored.read(name)
+        update = self._layers[self._paths[name]].get_delta_weight(ADAPTER).to("cpu", torch.float32)
+        # An update of zero leaves every bit as it was, the sign of a negative zero included.
+        return torch.where(update == 0, base, (base.to(torch.float32) + update).to(base.dtype))
 
 
 def find_linear_paths(model: PreTrainedModel, planned: Mapping[str, nn.Parameter], *, feature: str) -> dict[str, str]:
@@ -44,27 +104,3 @@ def find_linear_paths(model: PreTrainedModel, planned: Mapping[str, nn.Parameter
             "in targets, or leave these out of the Plan"
         )
     return paths
-
-
-def adapt_trained(model: PreTrainedModel, applied: AppliedPlan, trained: Mapping[str, nn.Parameter]) -> AppliedPlan:
-    """What the loop trains, where that is an adapter's parameters and not the Plan's tensors."""
-    return replace(applied, model=model, trained=trained, num_trainable=count_trainable(model))
-
-
-@torch.no_grad()
-def fold_updates(
-    planned: Mapping[str, nn.Parameter], stored: StoredTensors, compute_update: Callable[[str], Tensor]
-) -> None:
-    """Set each planned parameter to the file's values plus an update, rounded once, to the file's dtype.
-
-    Args:
-        planned: parameters by tensor name.
-        stored: the file.
-        compute_update: the update of a tensor, float32, of its shape.
-    """
-    for name, parameter in planned.items():
-        base = stored.read(name)
-        update = compute_update(name).to("cpu", torch.float32)
-        tuned = (base.to(torch.float32) + update).to(base.dtype)
-        # An update of zero leaves every bit as it was, the sign of a negative zero included.
-        parameter.data = torch.where(update == 0, base, tuned).to(parameter.device)

@@ -6,22 +6,18 @@ from pathlib import Path
 from typing import Final
 
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from oblong.errors import SelectionError
 from oblong.models.stored_tensors import StoredTensors
 from oblong.planning.budgets import parse_budget
 from oblong.records import Plan
-from oblong.tuning.adapters.folding import adapt_trained, find_linear_paths, fold_updates
+from oblong.tuning.adapters.folding import AdaptedLayers
 from oblong.tuning.adapters.lora import (
-    ADAPTER,
     choose_rank,
     import_peft,
     inject_lora,
     iterate_lora_layers,
-    remove_adapters,
 )
-from oblong.tuning.adapters.protocol import Adapter
 from oblong.tuning.adapters.recipe import DEFAULT_RANK, LoraOptions
 from oblong.tuning.apply import AppliedPlan
 
@@ -30,7 +26,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PREFIX: Final = "base_model.model."
 
 
-class LowRankAdapters(Adapter):
+class LowRankAdapters(AdaptedLayers):
     """W x + (alpha / rank) B A x for every matrix W of a Plan; A and B train in float32.
 
     Args:
@@ -49,11 +45,9 @@ class LowRankAdapters(Adapter):
     def __init__(
         self, frozen: AppliedPlan, options: LoraOptions, *, stored: StoredTensors, base_name: str, seed: int
     ) -> None:
-        self._frozen = frozen
-        self._stored = stored
+        super().__init__(frozen, stored, feature="LoRA")
         self._options = options
         self._base_name = base_name
-        self._paths = find_linear_paths(frozen.model, frozen.trained, feature="LoRA")
         self.rank = resolve_rank(options, frozen.plan, stored)
         self.alpha = 2.0 * self.rank if options.alpha is None else options.alpha
         matrices = inject_lora(
@@ -64,7 +58,7 @@ class LowRankAdapters(Adapter):
             dropout=options.dropout,
             seed=seed,
         )
-        self.applied = adapt_trained(frozen.model, frozen, matrices)
+        self.applied = self._adapt(dict(iterate_lora_layers(frozen.model)), matrices)
 
     def describe(self) -> str:
         """Rank, alpha and where."""
@@ -91,16 +85,6 @@ class LowRankAdapters(Adapter):
         config.save_pretrained(directory)
         matrices = self.applied.trained.items()
         save_file({f"{PREFIX}{name}": value.detach().cpu() for name, value in matrices}, directory / WEIGHTS_FILE)
-
-    def fold(self) -> AppliedPlan:
-        """Base + (alpha / rank) B A, and plain linear layers."""
-        model: PreTrainedModel = self._frozen.model
-        layers = dict(iterate_lora_layers(model))
-        fold_updates(
-            self._frozen.trained, self._stored, lambda name: layers[self._paths[name]].get_delta_weight(ADAPTER)
-        )
-        remove_adapters(model, layers.items())
-        return self._frozen
 
 
 def resolve_rank(options: LoraOptions, plan: Plan, stored: StoredTensors) -> int:

@@ -15,9 +15,8 @@ from torch import nn
 
 from oblong.errors import MissingExtraError, SelectionError
 from oblong.models.stored_tensors import StoredTensors
-from oblong.tuning.adapters.folding import adapt_trained, find_linear_paths, fold_updates
-from oblong.tuning.adapters.lora import ADAPTER, import_peft, remove_adapters
-from oblong.tuning.adapters.protocol import Adapter
+from oblong.tuning.adapters.folding import AdaptedLayers
+from oblong.tuning.adapters.lora import ADAPTER, import_peft
 from oblong.tuning.adapters.recipe import OsfOptions
 from oblong.tuning.apply import AppliedPlan
 
@@ -26,7 +25,7 @@ TRAINED: Final = ("U_low", "S_low", "V_low")
 FIXED: Final = ("_osf_U_low_init", "_osf_S_low_init", "_osf_V_low_init", "_osf_U_high", "_osf_V_high")
 
 
-class OrthogonalSubspace(Adapter):
+class OrthogonalSubspace(AdaptedLayers):
     """What is orthogonal to the leading singular directions of every matrix of a Plan, in float32.
 
     Args:
@@ -41,14 +40,12 @@ class OrthogonalSubspace(Adapter):
     """
 
     def __init__(self, frozen: AppliedPlan, options: OsfOptions, *, stored: StoredTensors) -> None:
-        self._frozen = frozen
-        self._stored = stored
+        super().__init__(frozen, stored, feature="OSF")
         self._options = options
-        self._paths = find_linear_paths(frozen.model, frozen.trained, feature="OSF")
         _refuse_nothing_kept(frozen, options.kept)
         self._inject()
         # The fixed factors are kept in resume checkpoints too: a second decomposition may differ in signs and rounding.
-        self.applied = adapt_trained(frozen.model, frozen, {**self._list_trained(), **self._list_fixed()})
+        self.applied = self._adapt(dict(self._iterate_layers()), {**self._list_trained(), **self._list_fixed()})
 
     def describe(self) -> str:
         """What stays, and where."""
@@ -56,15 +53,6 @@ class OrthogonalSubspace(Adapter):
             f"OSF, the leading {self._options.kept:.0%} of the singular directions of {len(self._paths)} linear layers "
             f"kept: {self.applied.num_trainable:,} parameters"
         )
-
-    def fold(self) -> AppliedPlan:
-        """Base + what the lesser directions have become - what they were, and plain linear layers."""
-        layers = dict(self._iterate_layers())
-        fold_updates(
-            self._frozen.trained, self._stored, lambda name: layers[self._paths[name]].get_delta_weight(ADAPTER)
-        )
-        remove_adapters(self._frozen.model, layers.items())
-        return self._frozen
 
     def _inject(self) -> None:
         peft = import_peft("OSF")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from transformers import TrainerCallback
 
+from oblong.models.stored_tensors import StoredTensors
 from oblong.tuning.apply import AppliedPlan
+from oblong.tuning.observing import as_stored
 
 
 class Adapter(Protocol):
@@ -32,6 +36,15 @@ class Adapter(Protocol):
         """Write the adapter in a format of its own, where it has one; before `fold`."""
         return
 
+    @contextmanager
+    def as_finished(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside the block the model is what a run that ended now would give back; afterwards training can go on.
+
+        Args:
+            dtype: of the frozen weights.
+        """
+        yield
+
     def fold(self) -> AppliedPlan:
         """Put what was learned into the Plan's tensors and leave the model with its own modules."""
         return self.applied
@@ -40,5 +53,10 @@ class Adapter(Protocol):
 class WholeTensors(Adapter):
     """The limit case: the Plan's tensors themselves train."""
 
-    def __init__(self, applied: AppliedPlan) -> None:
+    def __init__(self, applied: AppliedPlan, stored: StoredTensors) -> None:
         self.applied = applied
+        self._stored = stored
+
+    def as_finished(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """Inside the block the tensors are rounded as a delta checkpoint would hold them."""
+        return as_stored(self.applied, self._stored, dtype)

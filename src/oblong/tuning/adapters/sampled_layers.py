@@ -14,25 +14,27 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from oblong.errors import SelectionError
-from oblong.tuning.adapters.protocol import Adapter
+from oblong.models.stored_tensors import StoredTensors
+from oblong.tuning.adapters.protocol import WholeTensors
 from oblong.tuning.adapters.recipe import LisaOptions
 from oblong.tuning.apply import AppliedPlan
 
 
-class SampledLayers(Adapter):
+class SampledLayers(WholeTensors):
     """The Plan's tensors outside the layers train all the time, those of a layer when it is drawn.
 
     Args:
         applied: the model with its Plan.
         options: of LISA.
+        stored: the model's file.
         seed: of the draws.
 
     Raises:
         SelectionError: the Plan has fewer layers than are to be drawn.
     """
 
-    def __init__(self, applied: AppliedPlan, options: LisaOptions, *, seed: int) -> None:
-        self.applied = applied
+    def __init__(self, applied: AppliedPlan, options: LisaOptions, *, stored: StoredTensors, seed: int) -> None:
+        super().__init__(applied, stored)
         self._options = options
         self._seed = seed
         self._layers = group_by_layer(applied)

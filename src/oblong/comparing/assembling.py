@@ -1,0 +1,73 @@
+"""Finished jobs become the Comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from oblong.comparing.cells import Cell
+from oblong.comparing.contrasts import compute_changes
+from oblong.comparing.jobs import Job
+from oblong.comparing.recipe import CompareRecipe, needs_old_data
+from oblong.comparing.retention import compare_retention
+from oblong.records import ArmRun, Comparison, EvaluatedState, Plan, Provenance, Run, RunStatus
+
+
+def assemble(
+    recipe: CompareRecipe, plans: Mapping[str, Plan], base: Job, jobs: Mapping[Cell, Job], file: Path
+) -> Comparison:
+    """Gather the finished jobs into the Comparison and write it."""
+    before = base.read_evaluation()
+    runs = tuple(collect_run(cell, job) for cell, job in jobs.items())
+    comparison = Comparison(
+        name=recipe.name,
+        model=recipe.model,
+        control=recipe.control,
+        recipe=recipe.model_dump(mode="json"),
+        plans=plans,
+        base=before,
+        runs=runs,
+        changes=compute_changes(before, runs, control=recipe.control),
+        retention=compare_retention(before, runs, control=recipe.control, gain=recipe.gain),
+        data_free={arm: not needs_old_data(recipe, arm) for arm in recipe.arms},
+        noise_floors=read_noise_floors(base),
+        provenance=Provenance.here(),
+    )
+    comparison.write(file, force=True)
+    return comparison
+
+
+def collect_run(cell: Cell, job: Job) -> ArmRun:
+    """What one job made."""
+    run, evaluation = job.read_run(), job.read_evaluation()
+    # A run of an earlier version has no states beside its end.
+    states = job.read_states() or (EvaluatedState(step=run.num_steps, evaluation=evaluation),)
+    return ArmRun(
+        arm=cell.arm,
+        seed=cell.seed,
+        learning_rate=cell.learning_rate,
+        run=run,
+        evaluation=evaluation,
+        states=states,
+        stopped=explain_end(run, states[-1].step),
+    )
+
+
+def explain_end(run: Run, last_step: int) -> str | None:
+    """Why a run ended before its last step, or is judged by a state before its end; None if neither."""
+    if run.status is RunStatus.STOPPED:
+        return run.stopped
+    if run.status is RunStatus.DIVERGED:
+        return f"the loss or gradient of step {run.num_steps + 1} was not a finite number"
+    if last_step < run.num_steps:
+        return f"after its last step, {run.num_steps}, its predictions were not finite numbers"
+    return None
+
+
+def read_noise_floors(base: Job) -> dict[str, float]:
+    """Noise floors by corpus; empty where the base was evaluated once."""
+    if not base.noise_floor_file.exists():
+        return {}
+    floors: dict[str, float] = json.loads(base.noise_floor_file.read_text(encoding="utf-8"))
+    return floors

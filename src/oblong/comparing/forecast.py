@@ -1,0 +1,180 @@
+"""What a comparison would take, before it is started: runs, tokens, time, memory and disk."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from pydantic import Field
+
+from oblong.comparing.cells import iter_cells
+from oblong.comparing.compare import SCAN_FILE, check_corpora, choose_dtype, make_base_job, make_job, plan_arms
+from oblong.comparing.jobs import Job
+from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
+from oblong.comparing.runner import default_num_workers, default_threads
+from oblong.comparing.worker import read_corpora
+from oblong.corpora import Documents
+from oblong.evaluation.evaluate import Corpus, evaluate
+from oblong.records import Part, Plan, Scan
+from oblong.tuning.memory import measure_peak_memory
+from oblong.tuning.recipe import TuneRecipe
+from oblong.tuning.run import tune
+
+TIMED_STEPS: Final = 3  # the first is slower and does not count
+TIMED_DOCUMENTS: Final = 2
+CHECKPOINT_BYTES: Final = 12  # per trained parameter while a run is at work: float32 master and two moments
+DELTA_BYTES: Final = 2  # per trained parameter, of a model stored in 16 bits
+
+
+class Forecast(Part):
+    """What is still to be done; every run is counted whole, though hopeless ones stop early."""
+
+    num_arms: int
+    num_runs: int = Field(description="arms x learning rates x seeds")
+    num_done: int = Field(description="of them, with this very configuration")
+    num_workers: int
+    steps_per_run: int | None = Field(description="null where the recipe gives epochs")
+    tokens_per_run: int | None
+    evaluations_per_run: int = Field(description="the one of the base for the KL counted as another")
+    seconds_per_step: float | None = Field(description="null where nothing could be timed")
+    seconds_per_evaluation: float | None
+    memory_bytes: int | None = Field(description="peak of one worker; null where nothing could be timed")
+    disk_bytes: int | None = Field(description="deltas of all runs, checkpoints of those at work; null without a Scan")
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock time of what is left."""
+        if self.seconds_per_step is None or self.seconds_per_evaluation is None or self.steps_per_run is None:
+            return None
+        run = self.steps_per_run * self.seconds_per_step + self.evaluations_per_run * self.seconds_per_evaluation
+        return run * math.ceil((self.num_runs - self.num_done) / self.num_workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What one worker takes."""
+
+    seconds_per_step: float
+    seconds_per_evaluation: float
+    memory_bytes: int
+
+
+def forecast_comparison(recipe: CompareRecipe) -> Forecast:
+    """Forecast a comparison; nothing is run but a few timed steps and an evaluation, in a temporary folder.
+
+    Raises:
+        DataError: a text is missing or too short.
+        SelectionError: an arm's rule or the budget does not fit the model.
+    """
+    check_corpora(recipe)
+    num_workers = recipe.workers or default_num_workers()
+    threads = default_threads(num_workers)
+    jobs = [make_job(recipe, cell, threads) for cell in iter_cells(recipe)]
+    done = [job for job in jobs if job.is_done()]
+    scan = find_scan(recipe)
+    plans = None if scan is None else plan_arms(scan, recipe)
+    control = None if plans is None else plans[recipe.control, recipe.seeds[0]]
+    timing = time_worker(recipe, control, done, threads)
+    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
+    tokens_per_step = train.blocks_per_step * train.sequence_length
+    return Forecast(
+        num_arms=len(recipe.arms),
+        num_runs=len(jobs),
+        num_done=len(done),
+        num_workers=num_workers,
+        steps_per_run=train.steps,
+        tokens_per_run=None if train.steps is None else train.steps * tokens_per_step,
+        evaluations_per_run=len(recipe.evaluate_at) + 1 + recipe.divergence,
+        seconds_per_step=None if timing is None else timing.seconds_per_step,
+        seconds_per_evaluation=None if timing is None else timing.seconds_per_evaluation,
+        memory_bytes=None if timing is None else timing.memory_bytes,
+        disk_bytes=None if plans is None else estimate_disk(jobs, plans, num_workers),
+        notes=tuple(iter_notes(recipe, timing, is_scanned=scan is not None, is_measured=bool(done))),
+    )
+
+
+def find_scan(recipe: CompareRecipe) -> Scan | None:
+    """The comparison's Scan, if it is there."""
+    file = Path(recipe.scan or Path(recipe.output) / SCAN_FILE)
+    return Scan.read(file) if file.exists() else None
+
+
+def time_worker(recipe: CompareRecipe, plan: Plan | None, done: Sequence[Job], threads: int) -> Timing | None:
+    """From finished runs, if there are any; otherwise from a few steps of a Plan; None without either."""
+    if done:
+        runs = [job.read_run() for job in done]
+        return Timing(
+            seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
+            seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
+            memory_bytes=max(run.peak_memory_bytes for run in runs),
+        )
+    if plan is None:
+        return None
+    return Timing(
+        seconds_per_step=time_step(recipe, plan, threads),
+        seconds_per_evaluation=time_evaluation(recipe, threads),
+        memory_bytes=measure_peak_memory(),
+    )
+
+
+def time_step(recipe: CompareRecipe, plan: Plan, threads: int) -> float:
+    """Seconds of a step of plain fine-tuning."""
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.yaml"
+        plan.write(file)
+        fields = {key: value for key, value in recipe.train.items() if key not in ("epochs", "method", "anchor")}
+        fields |= {"model": recipe.model, "plan": str(file), "output": str(Path(folder) / "run"), "threads": threads}
+        fields |= {"steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
+        tune(TuneRecipe.model_validate(fields), on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def time_evaluation(recipe: CompareRecipe, threads: int) -> float:
+    """Seconds to evaluate all texts once, from two documents of each."""
+    corpora = read_corpora(make_base_job(recipe, threads))
+    sample = [shorten(corpus) for corpus in corpora]
+    started = time.perf_counter()
+    evaluate(
+        recipe.model,
+        sample,
+        window=recipe.window,
+        stride=recipe.stride,
+        dtype=choose_dtype(recipe),
+        threads=threads,
+        on_progress=None,
+    )
+    timed, whole = (sum(corpus.documents.num_bytes for corpus in part) for part in (sample, corpora))
+    return (time.perf_counter() - started) * whole / timed
+
+
+def shorten(corpus: Corpus) -> Corpus:
+    """A corpus' first documents."""
+    documents = corpus.documents
+    texts = documents.texts[:TIMED_DOCUMENTS]
+    return Corpus(
+        documents=Documents(name=documents.name, source=documents.source, texts=texts), new_domain=corpus.new_domain
+    )
+
+
+def estimate_disk(jobs: Sequence[Job], plans: dict[tuple[str, int], Plan], num_workers: int) -> int:
+    """Deltas of all runs and checkpoints of those at work at the same time, bytes."""
+    trained = sorted(plans[job.arm, job.seed].totals.num_parameters for job in jobs)
+    return DELTA_BYTES * sum(trained) + CHECKPOINT_BYTES * sum(trained[-num_workers:])
+
+
+def iter_notes(recipe: CompareRecipe, timing: Timing | None, *, is_scanned: bool, is_measured: bool) -> Iterator[str]:
+    """What the numbers rest on."""
+    if not is_scanned:
+        file = recipe.scan or Path(recipe.output) / SCAN_FILE
+        yield f"there is no Scan yet: after `oblong scan {recipe.model} -o {file}` time, memory and disk are known too"
+    if timing is not None:
+        source = "finished runs" if is_measured else f"{TIMED_STEPS - 1} steps of plain fine-tuning, alone"
+        yield f"time and memory are those of {source}; methods add their own, and workers slow each other down"
