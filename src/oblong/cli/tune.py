@@ -146,10 +146,12 @@ def print_summary(run: Run, output: Path) -> None:
         table.add_row(f"[bold]{label}[/bold]", value)
     console = stdout()
     console.print(table)
+    peft = output / "adapter"
     for line in (
         "",
         f"run     {output / 'run.json'}",
         f"delta   {output / run.delta}",
+        *([f"lora    {peft}, for PEFT and servers that load LoRA"] if peft.is_dir() else []),
         f"next    oblong verify {output}",
         f"        oblong merge {output} -o {output}-merged",
     ):

@@ -200,10 +200,9 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
 def override_training(rule: ArmRule, budget: str) -> dict[str, Any]:
     """An arm's own method and adapter, if it has them; LoRA's rank is by the budget unless given."""
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    # Everything, trained plainly, is what its Plan says already.
-    special = rule.adapter is not None and rule.adapter.full is None
-    adapter = {"adapter": rule.adapter.spend(rule.budget or budget).model_dump(mode="json")} if special else {}
-    return {**method, **adapter}
+    if rule.adapter is None or rule.adapter.full is not None:  # `full` is what its Plan says already
+        return method
+    return {**method, "adapter": rule.adapter.spend(rule.budget or budget).model_dump(mode="json")}
 
 
 def locate_plan(recipe: CompareRecipe, arm: str, seed: int) -> Path:

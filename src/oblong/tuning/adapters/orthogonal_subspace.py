@@ -78,13 +78,15 @@ class OrthogonalSubspace(AdaptedLayers):
         }
 
     def _list_fixed(self) -> Mapping[str, nn.Parameter]:
-        """The fixed factors, as parameters that share the buffers' memory."""
-        return {
-            f"{path}.{name}": nn.Parameter(getattr(layer, name)[ADAPTER], requires_grad=False)
-            for path, layer in self._iterate_layers()
-            for name in FIXED
-            if ADAPTER in getattr(layer, name)
-        }
+        """The fixed factors, made parameters: unlike buffers these stay the same objects on their way to a device."""
+        fixed = {}
+        for path, layer in self._iterate_layers():
+            for name in FIXED:
+                if ADAPTER in getattr(layer, name):
+                    factor = nn.Parameter(getattr(layer, name)[ADAPTER], requires_grad=False)
+                    setattr(layer, name, nn.ParameterDict({ADAPTER: factor}))
+                    fixed[f"{path}.{name}"] = factor
+        return fixed
 
 
 def _refuse_nothing_kept(frozen: AppliedPlan, kept: float) -> None:

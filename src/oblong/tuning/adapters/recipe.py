@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from oblong.records.base import Part
 AdapterKind = Literal["lora", "full", "lisa", "osf"]
 Targets = Literal["all-linear"] | tuple[str, ...]
 
-DEFAULT_RANK = 16
+DEFAULT_RANK: Final = 16
 
 
 class _TargetedOptions(Part):
