@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from torch import Tensor
 
-from oblong.errors import PlanMismatchError, RecipeError, SelectionError
+from oblong.errors import MissingExtraError, PlanMismatchError, RecipeError, SelectionError
 from oblong.methods import METHODS
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.stored_tensors import open_stored_tensors
@@ -360,6 +360,12 @@ def test_mistakes_in_a_recipe_are_explained(tmp_path: Path, fields: dict[str, An
 def test_what_does_not_fit_the_model_is_refused(tmp_path: Path, adapter: Any, message: str) -> None:
     with pytest.raises(SelectionError, match=message):
         apply(tmp_path, adapter)
+
+
+def test_a_peft_without_osf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("peft.OSFConfig")
+    with pytest.raises(MissingExtraError, match=r"OSF \(a newer PEFT\) needs .* pip install 'oblong\[adapters\]'"):
+        apply(tmp_path, "osf")
 
 
 @pytest.mark.parametrize("adapter", ["lora", "osf"])
