@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -36,14 +36,13 @@ class Adapter(Protocol):
         """Write the adapter in a format of its own, where it has one; before `fold`."""
         return
 
-    @contextmanager
-    def as_finished(self, dtype: torch.dtype) -> Iterator[None]:
+    def as_finished(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """Inside the block the model is what a run that ended now would give back; afterwards training can go on.
 
         Args:
             dtype: of the frozen weights.
         """
-        yield
+        return nullcontext()
 
     def fold(self) -> AppliedPlan:
         """Put what was learned into the Plan's tensors and leave the model with its own modules."""
