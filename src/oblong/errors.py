@@ -160,9 +160,11 @@ class MissingPackageError(UserError):
 class OutputExistsError(UserError):
     """An output that already exists and would be overwritten."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(
+        self, path: Path | str, *, advice: str = "choose another output, or pass --force to replace it"
+    ) -> None:
         self.path = Path(path)
-        super().__init__(f"{path} exists already: choose another output, or pass --force to replace it")
+        super().__init__(f"{path} exists already: {advice}")
 
 
 class OutputWriteError(UserError):

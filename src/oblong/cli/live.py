@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCANNING: Final = "scanning"
 ALL_RUNS: Final = "runs"
-LEGEND: Final = "[dim]new, kept: mean change of the loss on the new domain and on the other texts, nats per token[/dim]"
+LEGEND: Final = "[dim]new, kept: change of loss on the new domain and elsewhere, nats per token[/dim]"
 
 
 class MatrixProgress:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.progress import TimeRemainingColumn as _TimeRemainingColumn
 
 PIPE_WIDTH: Final = 120
+MINUTES_SHOWN: Final = 120  # beyond them, hours
 
 
 def stdout() -> Console:
@@ -83,9 +84,10 @@ def format_bytes(value: int) -> str:
 
 
 def format_seconds(value: float) -> str:
-    """A duration such as 0.4 s, 42 s or 3 min 20 s."""
+    """A duration such as 0.4 s, 42 s, 3 min 20 s or 5 h 07 min."""
     if value < 10:
         return f"{value:.1f} s"
     if value < 120:
         return f"{value:.0f} s"
-    return f"{int(value) // 60} min {int(value) % 60:02d} s"
+    minutes, seconds = divmod(int(value), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < MINUTES_SHOWN else f"{minutes // 60} h {minutes % 60:02d} min"

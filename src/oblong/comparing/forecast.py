@@ -20,11 +20,11 @@ from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import default_num_workers, default_threads
 from oblong.comparing.worker import read_corpora
 from oblong.corpora import Documents
-from oblong.evaluation.evaluate import Corpus, evaluate
+from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.records import Part, Plan, Scan
 from oblong.tuning.memory import measure_peak_memory
 from oblong.tuning.recipe import TuneRecipe
-from oblong.tuning.run import tune
+from oblong.tuning.run import tune, use_threads
 
 TIMED_STEPS: Final = 3  # the first is slower and does not count
 TIMED_DOCUMENTS: Final = 2
@@ -81,7 +81,8 @@ def forecast_comparison(recipe: CompareRecipe) -> Forecast:
     scan = find_scan(recipe)
     plans = None if scan is None else plan_arms(scan, recipe)
     control = None if plans is None else plans[recipe.control, recipe.seeds[0]]
-    timing = time_worker(recipe, control, done, threads)
+    first = next(job for job in jobs if job.arm == recipe.control)
+    timing = measure_done(recipe, done) if done else None if control is None else time_worker(recipe, first, control)
     train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
     tokens_per_step = train.blocks_per_step * train.sequence_length
     return Forecast(
@@ -106,53 +107,50 @@ def find_scan(recipe: CompareRecipe) -> Scan | None:
     return Scan.read(file) if file.exists() else None
 
 
-def time_worker(recipe: CompareRecipe, plan: Plan | None, done: Sequence[Job], threads: int) -> Timing | None:
-    """From finished runs, if there are any; otherwise from a few steps of a Plan; None without either."""
-    if done:
-        runs = [job.read_run() for job in done]
-        return Timing(
-            seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
-            seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
-            memory_bytes=max(run.peak_memory_bytes for run in runs),
-        )
-    if plan is None:
-        return None
+def measure_done(recipe: CompareRecipe, done: Sequence[Job]) -> Timing:
+    """What finished runs took."""
+    runs = [job.read_run() for job in done]
     return Timing(
-        seconds_per_step=time_step(recipe, plan, threads),
-        seconds_per_evaluation=time_evaluation(recipe, threads),
+        seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
+        seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
+        memory_bytes=max(run.peak_memory_bytes for run in runs),
+    )
+
+
+def time_worker(recipe: CompareRecipe, job: Job, plan: Plan) -> Timing:
+    """A few steps of a job, without its method, and a part of an evaluation."""
+    seconds_per_step = time_step(job, plan)
+    return Timing(
+        seconds_per_step=seconds_per_step,
+        seconds_per_evaluation=time_evaluation(recipe, job.threads or 1),
         memory_bytes=measure_peak_memory(),
     )
 
 
-def time_step(recipe: CompareRecipe, plan: Plan, threads: int) -> float:
+def time_step(job: Job, plan: Plan) -> float:
     """Seconds of a step of plain fine-tuning."""
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.yaml"
         plan.write(file)
-        fields = {key: value for key, value in recipe.train.items() if key not in ("epochs", "method", "anchor")}
-        fields |= {"model": recipe.model, "plan": str(file), "output": str(Path(folder) / "run"), "threads": threads}
-        fields |= {"steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
+        kept = {key: value for key, value in (job.tune or {}).items() if key not in ("epochs", "method", "anchor")}
+        changed = {"plan": str(file), "output": str(Path(folder) / "run")}
+        fields = {**kept, **changed, "steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
         tune(TuneRecipe.model_validate(fields), on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def time_evaluation(recipe: CompareRecipe, threads: int) -> float:
-    """Seconds to evaluate all texts once, from two documents of each."""
+    """Seconds to evaluate all texts once, from two documents of each; loading the model is not counted."""
     corpora = read_corpora(make_base_job(recipe, threads))
     sample = [shorten(corpus) for corpus in corpora]
-    started = time.perf_counter()
-    evaluate(
-        recipe.model,
-        sample,
-        window=recipe.window,
-        stride=recipe.stride,
-        dtype=choose_dtype(recipe),
-        threads=threads,
-        on_progress=None,
-    )
+    with use_threads(threads):
+        loaded = load_on_device(recipe.model, dtype=choose_dtype(recipe))
+        started = time.perf_counter()
+        score_corpora(loaded, sample, window=recipe.window, stride=recipe.stride)
+        seconds = time.perf_counter() - started
     timed, whole = (sum(corpus.documents.num_bytes for corpus in part) for part in (sample, corpora))
-    return (time.perf_counter() - started) * whole / timed
+    return seconds * whole / timed
 
 
 def shorten(corpus: Corpus) -> Corpus:

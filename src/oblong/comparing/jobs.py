@@ -95,15 +95,26 @@ class Job(Part):
 
     def is_prepared(self) -> bool:
         """Whether the folder belongs to this very configuration; threads decide rounding only and may differ."""
-        try:
-            found = Job.model_validate_json((self.path / "job.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return found._without_threads() == self._without_threads()
+        found = self._read_prepared()
+        return found is not None and found._flatten() == self._flatten()
 
-    def _without_threads(self) -> dict[str, Any]:
-        fields = self.model_dump(exclude={"threads"})
-        return {**fields, "tune": {**(self.tune or {}), "threads": None}}
+    def find_differences(self) -> list[str]:
+        """What the folder's configuration has otherwise; nothing where it has none that can be read."""
+        found = self._read_prepared()
+        if found is None:
+            return []
+        ours, theirs = self._flatten(), found._flatten()
+        return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+    def _read_prepared(self) -> Job | None:
+        with suppress(OSError, ValueError):
+            return Job.model_validate_json((self.path / "job.json").read_text(encoding="utf-8"))
+        return None
+
+    def _flatten(self) -> dict[str, Any]:
+        fields = self.model_dump(exclude={"threads", "tune"})
+        train = {f"train.{name}": value for name, value in (self.tune or {}).items() if name != "threads"}
+        return {**fields, **train}
 
     def prepare(self) -> None:
         """Make the folder and write what to do."""

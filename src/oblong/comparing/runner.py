@@ -68,7 +68,12 @@ def check_folders(jobs: Sequence[Job]) -> None:
     """
     for job in jobs:
         if job.path.exists() and any(job.path.iterdir()) and not job.is_prepared():
-            raise OutputExistsError(job.path)
+            differing = ", ".join(job.find_differences()) or "what made it is not known"
+            raise OutputExistsError(
+                job.path,
+                advice=f"it was made with another configuration ({differing}). Choose another output with -o, or start "
+                "over with --fresh",
+            )
 
 
 def start(job: Job) -> Worker:

@@ -16,7 +16,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from oblong.comparing.jobs import BASE, Job
+from oblong.comparing.jobs import BASE, Job, LossChanges
 from oblong.comparing.states import StateEvaluator, find_last_finite, measure_changes
 from oblong.corpora import Documents, read_documents
 from oblong.errors import NonFinitePredictionError, OblongError
@@ -67,7 +67,7 @@ def carry_out(job: Job) -> None:
     else:
         evaluator = StateEvaluator(job, corpora)
         step = train_arm(job, evaluator)
-        state = evaluate_arm(job, corpora, step)
+        state = evaluate_arm(job, corpora, step, evaluator.changes)
         state.evaluation.write(job.state_file(state.step), force=True)
         evaluation = state.evaluation
         changes = measure_changes(state, Evaluation.read(job.base_evaluation_file))
@@ -87,7 +87,7 @@ def train_arm(job: Job, evaluator: StateEvaluator) -> int:
     return job.read_run().num_steps
 
 
-def evaluate_arm(job: Job, corpora: list[Corpus], step: int) -> EvaluatedState:
+def evaluate_arm(job: Job, corpora: list[Corpus], step: int, changes: LossChanges | None) -> EvaluatedState:
     """The final state; the last one before it whose predictions are finite numbers, if its own are not."""
     try:
         evaluation = evaluate(
@@ -100,7 +100,7 @@ def evaluate_arm(job: Job, corpora: list[Corpus], step: int) -> EvaluatedState:
             stride=job.stride,
             dtype=job.dtype,
             threads=job.threads,
-            on_progress=lambda done, total: job.report("evaluating", done, total),
+            on_progress=lambda done, total: job.report("evaluating", done, total, changes=changes),
         )
     except NonFinitePredictionError:
         return find_last_finite(job)

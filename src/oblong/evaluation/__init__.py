@@ -3,7 +3,7 @@
 from oblong.evaluation.curves import Curve, Texts, find_common_gain, list_points
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.evaluate import Corpus, evaluate
-from oblong.evaluation.fronts import ReferencePoint, compute_hypervolume, find_front
+from oblong.evaluation.fronts import compute_hypervolume, find_front
 from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, measure_at_gain
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.noise_floor import measure_noise_floor
@@ -13,6 +13,7 @@ from oblong.evaluation.statistics import bootstrap_difference, bootstrap_diverge
 from oblong.evaluation.task_sequences import summarise_sequence
 from oblong.evaluation.transitions import compute_mcnemar, count_transitions
 from oblong.evaluation.wer import score_transcripts, score_utterance, summarise_errors
+from oblong.records import ReferencePoint
 
 __all__ = [
     "Corpus",

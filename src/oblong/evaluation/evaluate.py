@@ -82,12 +82,11 @@ def evaluate(
         NonFinitePredictionError: the model predicts NaN or infinity.
     """
     _check_names(corpora)
-    place = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
-    loaded = _move(load_causal_lm(model, dtype=dtype, delta=delta), place)
-    base_model = None if base is None else _move(load_causal_lm(base, dtype=dtype), place).model
+    loaded = load_on_device(model, dtype=dtype, delta=delta, device=device)
+    base_model = None if base is None else load_on_device(base, dtype=dtype, device=device).model
     scores = score_corpora(
         loaded,
         corpora,
@@ -154,6 +153,12 @@ def choose_device(name: str | None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise SelectionError("device 'cuda' was asked for, but PyTorch sees no CUDA device here: use --device cpu")
     return torch.device(name)
+
+
+def load_on_device(model: str, *, dtype: Dtype, delta: Path | None = None, device: str | None = None) -> LoadedModel:
+    """Load a model to where it is evaluated; see `evaluate`."""
+    place = choose_device(device)
+    return _move(load_causal_lm(model, dtype=dtype, delta=delta), place)
 
 
 def _move(loaded: LoadedModel, device: torch.device) -> LoadedModel:

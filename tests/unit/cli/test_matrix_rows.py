@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from oblong.cli.matrix_rows import MatrixRow, describe_outcome, list_rows, render_rows
@@ -56,8 +57,8 @@ def test_finished_arms_fold_running_ones_unfold_and_waiting_ones_share_a_row() -
         ("second", "5e-04", "0/3", "waiting"),
         ("2 more arms", "", "0/18", "waiting"),
     ]
-    assert rows[1].new_domain == -0.2
-    assert rows[2].new_domain == -0.3
+    assert rows[1].new_domain == pytest.approx(-0.2)
+    assert rows[2].new_domain == pytest.approx(-0.3)
     assert (rows[3].new_domain, rows[3].retention) == (-0.5, -0.04)
     assert list(list_rows(list_arm("third", {}))) == [MatrixRow(arm="third", rate="", runs="0/9", state="waiting")]
 

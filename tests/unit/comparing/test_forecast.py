@@ -9,7 +9,7 @@ import pytest
 
 from oblong.comparing import forecast as module
 from oblong.comparing.cells import iter_cells
-from oblong.comparing.compare import make_job
+from oblong.comparing.compare import make_base_job, make_job, plan_arms
 from oblong.comparing.forecast import Forecast, forecast_comparison
 from oblong.comparing.recipe import CompareRecipe, build_compare_recipe
 from oblong.comparing.runner import default_threads
@@ -67,7 +67,7 @@ def test_with_a_scan_a_few_steps_are_timed_and_nothing_is_left_behind(
     assert 0 < forecast.seconds_per_step < 60
     # 12 runs, 5 at a time: 3 rounds of 4 steps and 3 evaluations.
     assert forecast.seconds == pytest.approx(3 * (4 * forecast.seconds_per_step + 3 * 0.5))
-    plans = module.plan_arms(found, recipe)
+    plans = plan_arms(found, recipe)
     sizes = sorted(plans[cell.arm, cell.seed].totals.num_parameters for cell in iter_cells(recipe))
     assert forecast.disk_bytes == 2 * sum(sizes) + 12 * sum(sizes[-5:])
     assert forecast.memory_bytes is not None
@@ -77,7 +77,7 @@ def test_with_a_scan_a_few_steps_are_timed_and_nothing_is_left_behind(
 def test_what_is_done_is_counted_and_speaks_for_the_rest(recipe: CompareRecipe, tmp_path: Path) -> None:
     cells = list(iter_cells(recipe))
     threads = default_threads(5)
-    base = module.make_base_job(recipe, threads)
+    base = make_base_job(recipe, threads)
     job = make_job(recipe, cells[0], threads)
     plan = Path(str((job.tune or {})["plan"]))
     make_plan(tmp_path / "model").write(plan)

@@ -83,9 +83,15 @@ def test_a_job_whose_log_is_gone_is_still_named(tmp_path: Path, workers: FakeWor
 
 def test_results_of_another_configuration_are_not_overwritten(tmp_path: Path, workers: FakeWorkers) -> None:
     run_jobs([make_job(tmp_path / "a")], num_workers=1)
-    with pytest.raises(OutputExistsError, match="exists already"):
-        run_jobs([make_job(tmp_path / "a", window=128)], num_workers=1)
+    other = make_job(tmp_path / "a", window=128, tune={"steps": 4})
+    with pytest.raises(OutputExistsError, match=r"exists already: .*\(train\.steps, window\).*--fresh"):
+        run_jobs([other], num_workers=1)
     assert (tmp_path / "a" / "evaluation.json").read_text() == "{}"
+
+
+def test_other_threads_are_no_other_configuration(tmp_path: Path, workers: FakeWorkers) -> None:
+    run_jobs([make_job(tmp_path / "a")], num_workers=1)
+    assert make_job(tmp_path / "a", threads=2, tune={"steps": 3, "threads": 2}).is_done()
 
 
 def test_interruption_stops_the_workers(tmp_path: Path, workers: FakeWorkers) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from oblong.comparing import states
 from oblong.comparing.assembling import explain_end
 from oblong.comparing.jobs import BASE, Job
 from oblong.comparing.recipe import EvaluationCorpus
 from oblong.comparing.worker import carry_out
 from oblong.errors import NonFinitePredictionError
+from oblong.evaluation.evaluate import score_corpora
 from oblong.records import Evaluation, RunStatus
 from tests.tuning_builders import TEXTS, make_recipe, write_text
 
@@ -75,15 +75,14 @@ def test_an_interrupted_run_evaluates_no_state_twice_and_ends_where_the_other_do
     whole = perform(make_job(folder, "whole"))
     job = make_job(folder, "killed")
     scored: list[int] = []
-    score = states.score_corpora
 
     def die_at_the_second(*args: Any, **options: Any) -> Any:
         scored.append(len(scored))
         if len(scored) == 2:
             raise KeyboardInterrupt
-        return score(*args, **options)
+        return score_corpora(*args, **options)
 
-    monkeypatch.setattr(states, "score_corpora", die_at_the_second)
+    monkeypatch.setattr("oblong.comparing.states.score_corpora", die_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         perform(job)
     assert [state.step for state in job.read_states()] == [2]
@@ -141,7 +140,7 @@ def test_a_run_without_finite_predictions_is_judged_by_the_last_state_that_has_s
     late = perform(make_job(folder, "late"))
     assert [state.step for state in late.read_states()] == [2, 4]
     assert explain_end(late.read_run(), 4) == "after its last step, 6, its predictions were not finite numbers"
-    monkeypatch.setattr(states, "score_corpora", overflow)
+    monkeypatch.setattr("oblong.comparing.states.score_corpora", overflow)
     never = perform(make_job(folder, "never"))
     assert [state.step for state in never.read_states()] == [0]
     assert never.read_run().status is RunStatus.STOPPED

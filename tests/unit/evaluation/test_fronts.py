@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oblong.errors import DataError
-from oblong.evaluation.fronts import ReferencePoint, compute_hypervolume, find_front, interpolate_at_gain
+from oblong.evaluation.fronts import compute_hypervolume, find_front, interpolate_at_gain
+from oblong.records import ReferencePoint
 
 CORNER = ReferencePoint(name="corner", gain=0.0, forgetting=1.0)
 POINTS = st.lists(st.tuples(st.floats(-0.5, 1), st.floats(-0.5, 1.5)), max_size=8)

@@ -12,7 +12,7 @@ import torch
 from oblong.checkpoints.delta import read_delta
 from oblong.corpora import Documents
 from oblong.evaluation.evaluate import Corpus, evaluate, score_corpora
-from oblong.models.causal_lm import LoadedModel
+from oblong.models.causal_lm import Dtype, LoadedModel
 from oblong.records import CorpusScore, RunStatus
 from oblong.tuning.observing import Observer
 from oblong.tuning.run import tune
@@ -43,7 +43,7 @@ def is_bit_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("fields", [{}, {"method": WISE_FT}, *({"adapter": name, "plan": None} for name in ADAPTERS)])
 def test_states_are_what_shorter_runs_end_in_and_the_end_is_that_of_a_run_nobody_looked_at(
-    tmp_path: Path, dtype: str, fields: dict[str, Any]
+    tmp_path: Path, dtype: Dtype, fields: dict[str, Any]
 ) -> None:
     save_tiny_llama(tmp_path / "model", dtype=getattr(torch, dtype))
     seen: dict[int, dict[str, CorpusScore]] = {}
