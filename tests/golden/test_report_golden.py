@@ -14,7 +14,8 @@ from oblong.records import Comparison
 from oblong.reporting.comparison_tables import render_markdown
 from oblong.reporting.reading import read_comparison
 from oblong.reporting.scan_reading import read_scan
-from tests.report_builders import make_demo_comparison, make_scan
+from tests.report_builders import make_demo_comparison
+from tests.scan_builders import make_scan
 
 FOLDER = Path(__file__).parent / "report"
 

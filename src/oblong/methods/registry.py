@@ -132,6 +132,12 @@ _SPECS: Final = (
         summary="the largest singular value of the weights, or of their update, as a penalty",
     ),
     MethodSpec(
+        options=opt.NullSpaceOptions,
+        code="null_space:NullSpace",
+        summary="updates damped along the inputs that old data uses",
+        needs_anchor=True,
+    ),
+    MethodSpec(
         options=opt.SubspaceOptions,
         code="subspace_projection:SubspaceProjection",
         summary="updates orthogonal to the leading singular subspaces",

@@ -24,14 +24,7 @@ from oblong.reporting.formats import (
     format_parameters,
     format_share,
 )
-from tests.report_builders import (
-    ARMS,
-    GENERAL,
-    NEW_DOMAIN,
-    make_comparison,
-    make_demo_comparison,
-    make_interval,
-)
+from tests.report_builders import ARMS, GENERAL, NEW_DOMAIN, make_comparison, make_demo_comparison, make_interval
 from tests.tolerances import REPORT_ARITHMETIC
 
 

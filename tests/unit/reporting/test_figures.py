@@ -12,7 +12,8 @@ from oblong.records import Status
 from oblong.reporting.chart_rows import heat_rows, loss_rows, null_rows
 from oblong.reporting.figures import Figure, build_figures, render_png, render_svg, style_report, write_figures
 from oblong.reporting.theme import CONTROL_COLOUR, PAPER, SCREEN
-from tests.report_builders import ARMS, CONTROL, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
+from tests.report_builders import ARMS, CONTROL, make_comparison, make_demo_comparison
+from tests.scan_builders import make_plan, make_scan, make_unit
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ALL_KEYS = [
