@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from oblong.checkpoints.base import Checkpoint, TensorInfo, describe
+from oblong.checkpoints.base import Checkpoint, TensorInfo
+from oblong.checkpoints.layout import describe
 from oblong.checkpoints.roles import classify_role, find_layer
 from oblong.errors import SelectionError
 from oblong.models.stored_tensors import StoredTensors
