@@ -13,13 +13,14 @@ from oblong.errors import DataError, RecipeError
 from oblong.methods import METHODS, SELF_GENERATED, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
+from oblong.tuning.adapters import AdapterRecipe, explain_conflict
 from oblong.tuning.recipe import TuneRecipe
 
 LearningRates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class ArmRule(Part):
-    """How one arm chooses its tensors (a rule, a random control of another arm, or a Plan) and how it trains them."""
+    """How one arm chooses its tensors (a rule, a random control of another arm, a Plan, an adapter) and trains them."""
 
     plan: str | None = Field(default=None, description="a Plan file; the rule's fields may then not be given")
     matches: str | None = Field(
@@ -37,6 +38,10 @@ class ArmRule(Part):
     method: SerializeAsAny[MethodOptions] | None = Field(
         default=None, description="what to do against forgetting; default: `train`'s, or plain fine-tuning"
     )
+    adapter: AdapterRecipe | None = Field(
+        default=None,
+        description="what trains in place of chosen tensors: lora, full, lisa, osf; give no rule then",
+    )
     redraw: bool = Field(
         default=True, description="a random arm draws other tensors for each seed, so that its luck is averaged"
     )
@@ -45,6 +50,22 @@ class ArmRule(Part):
     @classmethod
     def _check_method(cls, value: Any) -> Any:
         return None if value is None else parse_method(value)
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        rules = sorted(self.model_fields_set & {"matches", "match", "criterion", "order", "within", "redraw"})
+        if self.adapter is not None and rules:
+            raise ValueError(
+                f"an adapter names its tensors itself, so {', '.join(rules)} may not be given with it; for LoRA on "
+                "tensors of your choice make a Plan with `oblong plan` and give its file as plan"
+            )
+        if self.adapter is not None and self.adapter.full is not None and self.plan is not None:
+            raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
+        if self.adapter is not None and self.adapter.lora is None and self.budget is not None:
+            raise ValueError(
+                f"a budget sets the rank of lora; {self.adapter.kind} has none: leave the arm's budget out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_rates(self) -> Self:
@@ -118,7 +139,7 @@ class CompareRecipe(Part):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        taken = [name for name in (*TUNING_PLACEHOLDERS, "seed") if name in self.train]
+        taken = [name for name in (*TUNING_PLACEHOLDERS, "adapter", "seed") if name in self.train]
         if taken:
             raise ValueError(f"train: {', '.join(taken)} is given by the comparison itself, leave it out")
         if self.control not in self.arms:
@@ -147,6 +168,15 @@ class CompareRecipe(Part):
             raise ValueError(f"train: give anchor, the old data that the method of {', '.join(anchorless)} needs")
         if self.stride > self.window:
             raise ValueError(f"stride: {self.stride} is larger than the window of {self.window} tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        shared = self.train.get("method")
+        for name, rule in self.arms.items():
+            method = rule.method if shared is None or rule.method is not None else parse_method(shared)
+            if (conflict := explain_conflict(rule.adapter, method)) is not None:
+                raise ValueError(f"arms.{name}: {conflict}")
         return self
 
     def _iter_rates(self) -> Iterator[tuple[str, tuple[float, ...]]]:
