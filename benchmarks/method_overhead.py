@@ -1,6 +1,6 @@
 """What each method against forgetting costs: seconds per step, and peak memory against its forecast.
 
-    python benchmarks/method_overhead.py [METHOD ...] [--width 256] [--layers 4] [--vocabulary 8192] [--steps 8]
+    python -m benchmarks.method_overhead [METHOD ...] [--width 256] [--layers 4] [--vocabulary 8192] [--steps 8]
                                          [--repeats 3] [--threads 1] [--json FILE]
 
 A random Llama of the given size, all its feed-forward matrices trained in float32, AdamW; each run in a process of its
@@ -15,14 +15,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from benchmarks.processes import Row, compute_medians, run_in_process
 
 PLAIN = "plain"
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -31,56 +32,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "classp": {"anchor_blocks": 4},
 }
 """Where the default would hide the cost: a projection in every step, short measurements."""
-Row = dict[str, Any]
+NUM_ANCHOR_BLOCKS: Final = 16
 
 
 def run_method(name: str, options: argparse.Namespace) -> Row:
     """One training in this process."""
     import torch
-    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-    from oblong.methods import AnchorData, MethodTrainer, build_method, parse_method
     from oblong.methods.memory import forecast_sizes
     from oblong.tuning.memory import measure_peak_memory
 
     torch.set_num_threads(options.threads)
-    model = build_model(options)
-    shape = (4 * options.steps * options.batch_size + 16, options.sequence_length)
-    blocks = torch.randint(options.vocabulary, shape, generator=torch.Generator().manual_seed(0))
-    anchor = AnchorData(blocks=blocks[:16], tasks=torch.zeros(16, dtype=torch.int64), sources=("random",))
-    times: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
-
-        on_train_end = on_step_begin
-
+    model, blocks = build_model(options), draw_blocks(options)
     before = measure_peak_memory()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = MethodTrainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=folder,
-                max_steps=options.steps,
-                per_device_train_batch_size=options.batch_size,
-                learning_rate=1e-5,
-                use_cpu=True,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                log_level="critical",
-                remove_unused_columns=False,
-                dataloader_pin_memory=False,
-            ),
-            train_dataset=[{"input_ids": block, "labels": block} for block in blocks[16:]],
-            data_collator=lambda items: {key: torch.stack([item[key] for item in items]) for key in items[0]},
-            callbacks=[Clock()],
-            method=build_method(parse_method({"name": name, **DEFAULTS.get(name, {})})),
-            anchor=anchor,
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = make_trainer(name, model, blocks, folder, options)
+        times = add_clock(trainer)
         training = trainer._describe_training()
         sizes = forecast_sizes(training, next(training.read_items(1)))
         trainer.train()
@@ -92,6 +60,63 @@ def run_method(name: str, options: argparse.Namespace) -> Row:
         "forecast_bytes": trainer.method.forecast_bytes(sizes),
         "num_trained": sizes.num_trained,
     }
+
+
+def draw_blocks(options: argparse.Namespace) -> Any:
+    """Random tokens (N, T): the first NUM_ANCHOR_BLOCKS stand for old data."""
+    import torch
+
+    shape = (4 * options.steps * options.batch_size + NUM_ANCHOR_BLOCKS, options.sequence_length)
+    return torch.randint(options.vocabulary, shape, generator=torch.Generator().manual_seed(0))
+
+
+def make_trainer(name: str, model: Any, blocks: Any, folder: str, options: argparse.Namespace) -> Any:
+    """A MethodTrainer that is silent and keeps nothing."""
+    import torch
+    from transformers import PrinterCallback, TrainingArguments
+
+    from oblong.methods import AnchorData, MethodTrainer, build_method, parse_method
+
+    num_anchor = NUM_ANCHOR_BLOCKS
+    tasks = torch.zeros(num_anchor, dtype=torch.int64)
+    trainer = MethodTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=folder,
+            max_steps=options.steps,
+            per_device_train_batch_size=options.batch_size,
+            learning_rate=1e-5,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            log_level="critical",
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=[{"input_ids": block, "labels": block} for block in blocks[num_anchor:]],
+        data_collator=lambda items: {key: torch.stack([item[key] for item in items]) for key in items[0]},
+        method=build_method(parse_method({"name": name, **DEFAULTS.get(name, {})})),
+        anchor=AnchorData(blocks=blocks[:num_anchor], tasks=tasks, sources=("random",)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def add_clock(trainer: Any) -> list[float]:
+    """The times at which steps begin and the training ends, once it has run."""
+    from transformers import TrainerCallback
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
+            times.append(time.perf_counter())
+
+        on_train_end = on_step_begin
+
+    trainer.add_callback(Clock())
+    return times
 
 
 def build_model(options: argparse.Namespace) -> Any:
@@ -116,26 +141,9 @@ def build_model(options: argparse.Namespace) -> Any:
     return model
 
 
-def run_in_process(name: str, arguments: Sequence[str]) -> Row:
-    command = [sys.executable, __file__, *arguments, "--only", name]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise SystemExit(f"{name}: {finished.stderr}")
-    row: Row = json.loads(finished.stdout.splitlines()[-1])
-    return row
-
-
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """Medians of each method's repeats, beside plain fine-tuning's."""
-    medians: list[Row] = []
-    for name in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == name]
-        medians.append(
-            {
-                key: value if isinstance(value, str) else statistics.median(row[key] for row in mine)
-                for key, value in mine[0].items()
-            }
-        )
+    medians = compute_medians(rows, by="method")
     plain = next(row for row in medians if row["method"] == PLAIN)
     for row in medians:
         row["times_plain"] = row["seconds_per_step"] / plain["seconds_per_step"]
@@ -179,7 +187,7 @@ def main() -> None:
     names = list(dict.fromkeys([PLAIN, *(options.methods or METHODS)]))
     rows: list[Row] = []
     for name in [name for _ in range(options.repeats) for name in names]:
-        rows.append(run_in_process(name, sys.argv[1:]))
+        rows.append(run_in_process("benchmarks.method_overhead", [*sys.argv[1:], "--only", name]))
         if options.json:  # after every run, so that an interrupted benchmark keeps what it has
             options.json.write_text(json.dumps({"runs": rows, "medians": summarise(rows)}, indent=1) + "\n")
     print_table(summarise(rows))

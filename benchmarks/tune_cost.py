@@ -1,6 +1,6 @@
 """What selective tuning costs against full fine-tuning: trained share, tokens per second, peak memory.
 
-    python benchmarks/tune_cost.py [MODEL] [--budget 10M] [--steps 6] [--repeats 3] [--threads 2] [--json FILE]
+    python -m benchmarks.tune_cost [MODEL] [--budget 10M] [--steps 6] [--repeats 3] [--threads 2] [--json FILE]
 
 Same model, text, batch, optimizer and number of steps; each run in a process of its own, the arms taken in turn, the
 median of each printed:
@@ -19,17 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import Row, compute_medians, run_in_process
+
 PLAN, EVERYTHING, FULL_BF16, FULL_FLOAT32 = "plan", "everything", "full, bf16", "full, float32"
 ARMS = (PLAN, EVERYTHING, FULL_BF16, FULL_FLOAT32)
-Row = dict[str, Any]
 
 
 def write_plans(model: str, budget: str, folder: Path) -> None:
@@ -108,29 +107,6 @@ def train_plainly(recipe: Any) -> tuple[int, int, float, float]:
     return num_parameters, num_parameters, seconds, losses[-1]
 
 
-def run_in_process(arm: str, folder: Path, arguments: Sequence[str]) -> Row:
-    command = [sys.executable, __file__, *arguments, "--arm", arm, "--folder", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise SystemExit(f"{arm}: {finished.stderr}")
-    row: Row = json.loads(finished.stdout.splitlines()[-1])
-    return row
-
-
-def summarise(rows: Sequence[Row]) -> list[Row]:
-    """The median of each arm's repeats."""
-    medians = []
-    for arm in ARMS:
-        mine = [row for row in rows if row["arm"] == arm]
-        medians.append(
-            {
-                key: value if isinstance(value, str) else statistics.median(row[key] for row in mine)
-                for key, value in mine[0].items()
-            }
-        )
-    return medians
-
-
 def print_table(rows: Sequence[Row]) -> None:
     print(f"{'arm':<16}{'trained':>12}{'share':>8}{'tokens/s':>10}{'peak':>10}{'above imports':>15}{'last loss':>11}")
     for row in rows:
@@ -164,10 +140,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `oblong tune` sets it
     with tempfile.TemporaryDirectory() as name:
         write_plans(options.model, options.budget, Path(name))
-        rows = [run_in_process(arm, Path(name), sys.argv[1:]) for _ in range(options.repeats) for arm in ARMS]
-    print_table(summarise(rows))
+        given = [*sys.argv[1:], "--folder", name]
+        arms = [arm for _ in range(options.repeats) for arm in ARMS]
+        rows = [run_in_process("benchmarks.tune_cost", [*given, "--arm", arm]) for arm in arms]
+    medians = compute_medians(rows, by="arm")
+    print_table(medians)
     if options.json:
-        options.json.write_text(json.dumps({"runs": rows, "medians": summarise(rows)}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"runs": rows, "medians": medians}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainingArguments
+from transformers import LlamaForCausalLM, PrinterCallback, TrainingArguments
 
 from oblong.methods import AnchorData, MethodOptions, MethodTrainer, build_method
 from oblong.methods.protocol import Method, Training
+from tests.tiny_configs import make_llama_config
 
 VOCABULARY = 11
 LENGTH = 12
@@ -60,11 +61,10 @@ def draw_blocks(num_blocks: int, *, seed: int, length: int = LENGTH, vocabulary:
 
 def make_llama(*, trained: Sequence[str] = TRAINED, dropout: float = 0.0, seed: int = 0) -> LlamaForCausalLM:
     """2 layers, d 16, float32; only the named tensors train."""
-    config = LlamaConfig(
+    config = make_llama_config(
         vocab_size=VOCABULARY,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=32,

@@ -6,7 +6,7 @@ import math
 
 from oblong.planning import make_rule, select
 from oblong.records import Plan, Scan, Unit
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 
 def make_matrix(name: str, kappa: float, *, role: str = "v", rows: int = 10, columns: int = 20, layer: int = 0) -> Unit:

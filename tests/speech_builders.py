@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from oblong.checkpoints.locate import demo_model_dir, named_model_dir
 from oblong.checkpoints.named import NAMED_MODELS, WHISPER_TINY_EN
 from oblong.models.causal_lm import Dtype
 from oblong.models.speech_lm import AdaptorConfig, build_speech_lm
+from tests.tiny_configs import make_whisper_config
 from tests.tuning_builders import make_tokenizer, save_tiny_llama
 
 SAMPLING_RATE = 16_000
@@ -36,20 +37,11 @@ def save_tiny_whisper(directory: Path, *, width: int = 16, seed: int = 0, **conf
         "vocab_size": 64,
         "num_mel_bins": 20,
         "d_model": width,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
         "decoder_layers": 1,
-        "decoder_attention_heads": 2,
-        "decoder_ffn_dim": 32,
         "max_source_positions": MAX_SOURCE_POSITIONS,
         "max_target_positions": 16,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "decoder_start_token_id": 0,
     }
-    WhisperForConditionalGeneration(WhisperConfig(**(options | config))).save_pretrained(directory)
+    WhisperForConditionalGeneration(make_whisper_config(**(options | config))).save_pretrained(directory)
     extractor: Any = WhisperFeatureExtractor
     extractor(feature_size=20, chunk_length=1).save_pretrained(directory)
     return directory

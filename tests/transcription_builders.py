@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import torch
 import transformers
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from oblong.errors import SelectionError
 from oblong.models.whisper_conversion import find_token, make_generation_config
@@ -20,6 +20,7 @@ from oblong.speech.decoding import DecodingSettings
 from oblong.speech.loading import LoadedTranscriber
 from oblong.speech.sources import SAMPLE_RATE, Samples
 from oblong.speech.transcribers import Heard
+from tests.tiny_configs import make_whisper_config
 
 LETTERS = (*"abcdefghijklmnopqrstuvwxyz", "Ġ")
 SPECIAL = (
@@ -62,17 +63,8 @@ def save_tiny_whisper(folder: Path, *, seed: int = 0, multilingual: bool = True,
     library.WhisperProcessor(library.WhisperFeatureExtractor(feature_size=80), tokenizer).save_pretrained(folder)
     end = find_token(tokenizer, "<|endoftext|>")
     torch.manual_seed(seed)
-    config = WhisperConfig(
+    config = make_whisper_config(
         vocab_size=len(tokenizer),
-        num_mel_bins=80,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_source_positions=1500,
         max_target_positions=positions,
         pad_token_id=end,
         bos_token_id=end,

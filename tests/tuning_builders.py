@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from oblong.checkpoints.delta import digest_tensor
 from oblong.records import Budget, Plan, PlannedTensor, Provenance, Rule, Totals
 from oblong.tuning.recipe import TuneRecipe, build_recipe
+from tests.tiny_configs import make_llama_config
 
 NUM_LAYERS = 2
 SELECTED = (
@@ -34,18 +35,12 @@ def save_tiny_llama(
     """A Llama of 2 layers, d 32, 257 tokens, in `directory`."""
     torch.manual_seed(seed)
     options: dict[str, Any] = {
-        "vocab_size": 257,
-        "hidden_size": 32,
-        "intermediate_size": 48,
         "num_hidden_layers": NUM_LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
         "bos_token_id": None,
         "eos_token_id": 256,
         "tie_word_embeddings": tied,
     }
-    model = LlamaForCausalLM(LlamaConfig(**(options | config))).to(dtype)  # type: ignore[arg-type]
+    model = LlamaForCausalLM(make_llama_config(**(options | config))).to(dtype)  # type: ignore[arg-type]
     model.save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
+
+from tests.tiny_configs import make_whisper_config
 
 SPECIAL = (
     *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"),
@@ -25,24 +27,7 @@ Arrays = dict[str, NDArray[Any]]
 def make_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
     """Two encoder and two decoder layers, 16 wide, two heads, 60 tokens; every parameter random, biases included."""
     torch.manual_seed(seed)
-    config = WhisperConfig(
-        vocab_size=60,
-        num_mel_bins=80,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_source_positions=1500,
-        max_target_positions=24,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=1,
-    )
-    model = WhisperForConditionalGeneration(config)
+    model = WhisperForConditionalGeneration(make_whisper_config(decoder_start_token_id=1))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter.data, std=0.3)
     model.train(False)

@@ -1,6 +1,7 @@
 """Make the texts that ship in src/oblong/corpora from unpacked Debian packages and the Python standard library.
 
-    apt-get download libreoffice-help-de r-cran-janeaustenr && for f in *.deb; do dpkg-deb -x $f unpacked; done
+    apt-get download libreoffice-help-de libreoffice-help-en-us r-cran-janeaustenr
+    for f in *.deb; do dpkg-deb -x $f unpacked; done
     python tools/make_corpora.py unpacked
 
 The result is committed; run this only to change the selection. Same input, same output: pages are drawn with a fixed
@@ -23,8 +24,9 @@ from pathlib import Path
 
 TARGET = Path(__file__).resolve().parent.parent / "src" / "oblong" / "corpora"
 SEED = 20261122
-GERMAN_SECTIONS = ("swriter/guide", "scalc/guide", "simpress/guide", "shared/guide", "sdraw/guide", "shared/optionen")
-TRAIN_BYTES = 420_000
+HELP_SECTIONS = ("swriter/guide", "scalc/guide", "simpress/guide", "shared/guide", "sdraw/guide", "shared/optionen")
+GERMAN_BYTES = 420_000
+OFFICE_BYTES = 180_000
 TEST_DOCUMENTS = 40
 TEST_CHARACTERS = 1800
 MIN_CHARACTERS = 900
@@ -38,11 +40,12 @@ STDLIB_MODULES = (
 
 
 def main() -> None:
-    """Write the four JSON Lines files."""
+    """Write the JSON Lines files."""
     packages = Path(sys.argv[1])
-    german_train, german_test = make_german(packages)
-    write("german_train", german_train)
-    write("german_test", german_test)
+    for name, language, num_bytes in (("german", "de", GERMAN_BYTES), ("office", "en-US", OFFICE_BYTES)):
+        train, test = make_help(packages / f"usr/share/libreoffice/help/{language}/text", num_bytes)
+        write(f"{name}_train", train)
+        write(f"{name}_test", test)
     write("english_prose", list(make_austen(packages))[:TEST_DOCUMENTS])
     write("python_code", list(make_code()))
 
@@ -55,15 +58,14 @@ def write(name: str, documents: Sequence[tuple[str, str]]) -> None:
     sys.stdout.write(f"{path.name}: {len(documents)} documents, {path.stat().st_size} bytes\n")
 
 
-def make_german(packages: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """LibreOffice help in German: training pages, and held-out pages without a paragraph of the former."""
-    root = packages / "usr/share/libreoffice/help/de/text"
-    pages = sorted(path for section in GERMAN_SECTIONS for path in (root / section).glob("*.html"))
+def make_help(root: Path, num_bytes: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """LibreOffice help: so many bytes of training pages, and held-out pages without a paragraph of the former."""
+    pages = sorted(path for section in HELP_SECTIONS for path in (root / section).glob("*.html"))
     random.Random(SEED).shuffle(pages)
     texts = [(str(page.relative_to(root)), read_paragraphs(page)) for page in pages]
     texts = [(name, paragraphs) for name, paragraphs in texts if sum(map(len, paragraphs)) >= MIN_CHARACTERS]
     train: list[tuple[str, str]] = []
-    while sum(len(text.encode()) for _, text in train) < TRAIN_BYTES:
+    while sum(len(text.encode()) for _, text in train) < num_bytes:
         name, paragraphs = texts.pop()
         train.append((name, "\n".join(paragraphs)))
     seen = {paragraph for _, text in train for paragraph in text.split("\n")}

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from oblong.records import Comparison, DeltaManifest, Evaluation, Plan, Record, Run, Scan, SpeechDelta, SpeechRun
+from oblong.records import (
+    Comparison,
+    DeltaManifest,
+    Evaluation,
+    Plan,
+    Record,
+    Run,
+    Scan,
+    SpeechDelta,
+    SpeechEvaluation,
+    SpeechRun,
+)
 from oblong.records.base import load_document
 
 FOLDER = Path(__file__).parent / "records"
@@ -24,6 +35,7 @@ KINDS: dict[str, type[Record]] = {
     "comparison.json": Comparison,
     "speech_run.json": SpeechRun,
     "speech_delta.json": SpeechDelta,
+    "speech_evaluation.json": SpeechEvaluation,
 }
 
 
@@ -50,6 +62,11 @@ def test_an_old_scan_is_read_and_loses_nothing(version: str) -> None:
 def test_the_current_version_is_among_them() -> None:
     versions = {json.loads((FOLDER / version / "run.json").read_text())["schema_version"] for version in VERSIONS}
     assert Run.model_fields["schema_version"].default in versions
+
+
+def test_every_kind_of_record_is_among_them() -> None:
+    kinds = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("oblong.")}
+    assert kinds == set(KINDS.values())
 
 
 def contains(whole: object, part: object) -> bool:

@@ -17,7 +17,8 @@ from oblong.reporting.comparison_tables import render_comparison, render_markdow
 from oblong.reporting.gain_tables import render_gains
 from oblong.reporting.reading import read_comparison
 from oblong.reporting.scan_reading import read_scan
-from tests.report_builders import make_demo_comparison, make_scan
+from tests.report_builders import make_demo_comparison
+from tests.scan_builders import make_scan
 from tests.sweep_builders import make_sweep
 
 FOLDER = Path(__file__).parent / "report"

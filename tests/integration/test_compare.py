@@ -50,6 +50,8 @@ def recipe(tmp_path: Path) -> Path:
             "new": {"data": str(tmp_path / "new.jsonl"), "new_domain": True, "documents": 5},
             "old": {"data": str(tmp_path / "old.jsonl"), "characters": 90},
         },
+        "suite": "cities",
+        "suite_limit": 4,
         "window": 64,
         "stride": 32,
         "workers": 2,
@@ -74,7 +76,7 @@ def test_compare_killed_and_resumed_equals_uninterrupted(recipe: Path, tmp_path:
     assert first == second
     assert len(first) == 4 * 2 * 3
     check_comparison(Comparison.read(tmp_path / "whole" / "comparison.json"))
-    assert (tmp_path / "whole" / "report.html").exists()
+    assert "Answers to questions" in (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "whole" / "kappa-lowest" / "lr-1e-02" / "seed-1" / "run" / "run.json").exists()
     assert (tmp_path / "whole" / "random" / "seed-1" / "run" / "run.json").exists()
 
@@ -114,10 +116,14 @@ def check_comparison(comparison: Comparison) -> None:
         assert entry.run.num_trainable <= 3000
         assert [state.step for state in entry.states] == [2, 4, 6]
         assert entry.evaluation == entry.states[-1].evaluation
+        assert len(entry.evaluation.suite["cities"].right) == 4
     assert len(digests["kappa-lowest"]) == 1
     assert len(digests["random"]) == 2
     assert [retention.corpora for retention in comparison.retention] == [("old",)]
     assert [arm.arm for arm in comparison.retention[0].arms] == list(ARMS)
+    assert [(change.arm, change.num_seeds, change.num_answers) for change in comparison.answers] == [
+        (arm, 2, 8) for arm in ARMS
+    ]
     for change in comparison.changes:
         assert (change.against_control is None) == (change.arm == "random")
 

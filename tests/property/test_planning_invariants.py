@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oblong.planning import controls, inverse, random_matching_role_and_shape
 from oblong.records import Plan, Scan
 from tests.plan_builders import count_parameters, make_column, make_matrix, plan_with
-from tests.report_builders import make_scan
+from tests.scan_builders import make_scan
 
 KAPPAS = st.floats(min_value=1.0, max_value=1e6).map(lambda value: round(value, 1))  # rounded: ties happen
 ORDERS = st.sampled_from(["lowest", "highest"])

@@ -1,15 +1,8 @@
 """Checkpoints: from bytes on a disk to named matrices, without building a model or running its code."""
 
-from oblong.checkpoints.base import (
-    Checkpoint,
-    Reader,
-    Remote,
-    StoredTensor,
-    TensorInfo,
-    TensorSource,
-    compute_layout_digest,
-)
+from oblong.checkpoints.base import Checkpoint, Reader, Remote, StoredTensor, TensorInfo, TensorSource
 from oblong.checkpoints.head_views import split_into_heads
+from oblong.checkpoints.layout import compute_layout_digest
 from oblong.checkpoints.locate import DEMO_MODEL_NAME, cache_dir, demo_model_dir, locate_model
 from oblong.checkpoints.matricize import MatrixPart, split_into_matrices
 from oblong.checkpoints.opening import open_checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from oblong.checkpoints.dtypes import FORMATS, UNDECODED, decode_into
+from oblong.checkpoints.decoding import decode_chunks
+from oblong.checkpoints.dtypes import FORMATS, decode_into
 from oblong.checkpoints.scales import SCALED_DTYPES, apply_scale, find_scale
 from oblong.checkpoints.stored_rows import StoredRows, stamp_file
 from oblong.errors import CorruptCheckpointError
-from oblong.records import CheckpointFile, CheckpointInfo
+from oblong.records import CheckpointInfo
 
 if TYPE_CHECKING:
     from oblong.checkpoints.packed.packing import Packing
@@ -228,7 +229,7 @@ class Checkpoint:
             digest = f"sha256:{hasher.hexdigest()}"
             return StoredTensor(values=decoded.values, digest=digest, rounding_rms=decoded.rounding_rms)
         chunks = _tee(self._chunks(tensor), lambda chunk: hasher.update(chunk.data))
-        values = _decode_chunks(tensor, chunks, keep_16_bit=keep_16_bit) if tensor.is_decodable else None
+        values = decode_chunks(tensor, chunks, keep_16_bit=keep_16_bit) if tensor.is_decodable else None
         if values is None:
             for _ in chunks:
                 pass
@@ -316,7 +317,7 @@ class Checkpoint:
         )
 
     def _decode(self, tensor: TensorInfo) -> Floats:
-        return _decode_chunks(tensor, self._chunks(tensor))
+        return decode_chunks(tensor, self._chunks(tensor))
 
     def _chunks(self, tensor: TensorInfo) -> Iterator[Bytes]:
         block_bytes = FORMATS[tensor.dtype].block_bytes if tensor.is_decodable else 1
@@ -329,46 +330,6 @@ class Checkpoint:
         if scale is not None and (factors := self.read(scale)) is not None:
             apply_scale(values, factors, self.config)
         return values
-
-
-def describe(source: TensorSource, files: tuple[CheckpointFile, ...] | None = None) -> CheckpointInfo:
-    """The record of what an opened checkpoint holds; `files` are given where they are not on this disk."""
-    if files is None:
-        files = tuple(CheckpointFile(name=file.name, num_bytes=file.stat().st_size) for file in source.files)
-    return CheckpointInfo(
-        format=source.format,
-        files=files,
-        layout_digest=compute_layout_digest(source.tensors),
-        num_tensors=len(source.tensors),
-        num_parameters=sum(t.num_parameters for t in source.tensors if t.companion_of is None),
-        architecture=_get_architecture(source.config),
-    )
-
-
-def _get_architecture(config: Mapping[str, Any]) -> str | None:
-    declared = config.get("architectures")
-    named = declared[0] if isinstance(declared, list) and declared else config.get("model_type")
-    return named if isinstance(named, str) else None
-
-
-def compute_layout_digest(tensors: tuple[TensorInfo, ...]) -> str:
-    """SHA-256 over every tensor's name, dtype and shape, in checkpoint order; the data do not enter."""
-    hasher = hashlib.sha256()
-    for tensor in tensors:
-        hasher.update(f"{tensor.name}\t{tensor.dtype}\t{list(tensor.shape)}\n".encode())
-    return f"sha256:{hasher.hexdigest()}"
-
-
-def refuse_duplicates(tensors: Sequence[TensorInfo]) -> None:
-    """Raise CorruptCheckpointError when two tensors have one name."""
-    first: dict[str, TensorInfo] = {}
-    for tensor in tensors:
-        other = first.setdefault(tensor.name, tensor)
-        if other is not tensor:
-            advice = "name the file to read, or remove the one that does not belong to the model"
-            raise CorruptCheckpointError(
-                tensor.file, f"tensor {tensor.name} is also in {other.file.name}", advice=advice
-            )
 
 
 def iter_file_chunks(tensor: TensorInfo, chunk_bytes: int) -> Iterator[Bytes]:
@@ -402,26 +363,3 @@ def _tee(chunks: Iterator[Bytes], consume: Callable[[Bytes], None]) -> Iterator[
     for chunk in chunks:
         consume(chunk)
         yield chunk
-
-
-def _decode_chunks(tensor: TensorInfo, chunks: Iterator[Bytes], *, keep_16_bit: bool = False) -> Floats:
-    """Decode into one array of the tensor's shape, chunk by chunk."""
-    storage = FORMATS[tensor.dtype]
-    if keep_16_bit:
-        storage = UNDECODED.get(tensor.dtype, storage)
-    flat: Floats = np.empty(tensor.num_parameters, dtype=storage.decoded)
-    start = 0
-    for chunk in chunks:
-        stop = start + chunk.size // storage.block_bytes * storage.block_values
-        decode_into(chunk, storage, flat[start:stop])
-        start = stop
-    if tensor.interleaved_heads:
-        return _unpermute(flat.reshape(tensor.shape), tensor.interleaved_heads)
-    return flat.reshape(tensor.shape)
-
-
-def _unpermute(values: Floats, num_heads: int) -> Floats:
-    """Undo llama.cpp's row order: within a head it interleaves the two rotary halves (x0 y0 x1 y1 ...)."""
-    rows = values.shape[0]
-    paired = values.reshape(num_heads, rows // num_heads // 2, 2, *values.shape[1:])
-    return paired.swapaxes(1, 2).reshape(values.shape)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks, refuse_duplicates
+from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks
+from oblong.checkpoints.layout import refuse_duplicates
 from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
 
 if TYPE_CHECKING:

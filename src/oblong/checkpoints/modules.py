@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.utils import _python_dispatch
 
-from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, describe
+from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo
+from oblong.checkpoints.layout import describe
 from oblong.checkpoints.pickles import DTYPE_NAMES
 from oblong.checkpoints.roles import classify_role
 from oblong.checkpoints.scales import check_scales

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from oblong.checkpoints.base import Checkpoint, Reader, describe
+from oblong.checkpoints.base import Checkpoint, Reader
 from oblong.checkpoints.gguf import GgufReader
+from oblong.checkpoints.layout import describe
 from oblong.checkpoints.pickles import PickleReader
 from oblong.checkpoints.safetensors import SafetensorsReader
 from oblong.checkpoints.scales import check_scales

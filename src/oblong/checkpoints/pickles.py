@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from oblong.checkpoints.base import Bytes, TensorInfo, refuse_duplicates
+from oblong.checkpoints.base import Bytes, TensorInfo
 from oblong.checkpoints.config import read_config, read_json_object
+from oblong.checkpoints.layout import refuse_duplicates
 from oblong.checkpoints.legacy_pickles import load_legacy
 from oblong.errors import CorruptCheckpointError
 

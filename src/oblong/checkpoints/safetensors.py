@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks, refuse_duplicates
+from oblong.checkpoints.base import UNREADABLE, Bytes, TensorInfo, iter_file_chunks
 from oblong.checkpoints.config import read_config, read_json_object, refuse_half_characters
+from oblong.checkpoints.layout import refuse_duplicates
 from oblong.checkpoints.packed.grouping import group_packed
 from oblong.errors import CorruptCheckpointError
 

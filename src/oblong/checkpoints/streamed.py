@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, describe, iter_file_chunks, refuse_duplicates
+from oblong.checkpoints.base import Bytes, Checkpoint, TensorInfo, iter_file_chunks
 from oblong.checkpoints.config import CONFIG_NAME, read_config
 from oblong.checkpoints.dtypes import FORMATS
+from oblong.checkpoints.layout import describe, refuse_duplicates
 from oblong.checkpoints.locate import cache_dir, explain_hub_errors, looks_like_hub_id
 from oblong.checkpoints.packed.grouping import group_packed
 from oblong.checkpoints.ranges import RangeReader

@@ -57,9 +57,10 @@ class MatrixProgress:
         self._say(f"scanned {len(scan)} units of {scan.header.checkpoint.num_tensors} tensors")
         for plan in plans:
             totals = plan.totals
+            reach = ", as far as its adapter reaches" if plan.rule.criterion == "adapter" else ""
             self._say(
                 f"plan {plan.name}: {totals.num_tensors} tensors, {totals.num_parameters:,} parameters "
-                f"({totals.share:.1%})"
+                f"({totals.share:.1%}){reach}"
             )
 
     def on_poll(self, jobs: Sequence[Job]) -> None:

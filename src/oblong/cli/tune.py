@@ -1,4 +1,4 @@
-"""`oblong tune`: fine-tune exactly a Plan's tensors."""
+"""`oblong tune`: fine-tune exactly a Plan's tensors, or an adapter."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def tune(
     recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; the options below win over its fields.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory, .safetensors or .gguf file, Hub id, or demo.")] = None,
     plan: Annotated[str | None, typer.Option(help="Plan whose tensors train, from `oblong plan`.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="What trains instead, or on the Plan's tensors: lora, full, lisa, osf.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Training text: file, folder, Hub dataset, or bundled:NAME.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field or column that holds the text.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hub dataset.")] = None,
@@ -69,10 +72,12 @@ def tune(
     force: Annotated[bool, typer.Option("--force", help="Replace a finished run of the same output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Run as JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Fine-tune exactly the tensors of a Plan, and prove that no other tensor moved.
+    """Fine-tune exactly the tensors of a Plan, or an adapter, and prove that no other tensor moved.
 
     The output directory holds run.json and delta/, the changed tensors with the digest of every tensor of the base.
     Killed or interrupted, the same command goes on from the last checkpoint and ends in the same weights.
+
+    An adapter's options (rank, budget, layers, ...) stand in a recipe: `adapter: {lora: {rank: 16}}`.
 
     Example: oblong tune --model demo --plan plan.yaml --data bundled:german-train --steps 100 -o runs/german
     """
@@ -141,10 +146,12 @@ def print_summary(run: Run, output: Path) -> None:
         table.add_row(f"[bold]{label}[/bold]", value)
     console = stdout()
     console.print(table)
+    peft = output / "adapter"
     for line in (
         "",
         f"run     {output / 'run.json'}",
         f"delta   {output / run.delta}",
+        *([f"lora    {peft}, for PEFT and servers that load LoRA"] if peft.is_dir() else []),
         f"next    oblong verify {output}",
         f"        oblong merge {output} -o {output}-merged",
     ):
@@ -162,6 +169,7 @@ def summarise_run(run: Run, manifest: DeltaManifest) -> list[tuple[str, str]]:
     moved = f"{len(manifest.changed) - still} of {len(manifest.changed)} tensors"
     return [
         ("status", run.status.value),
+        *([] if run.adapter is None else [("adapter", run.adapter)]),
         (
             "trained",
             f"{format_count(run.num_trainable)} of {format_count(run.num_parameters)} parameters ({share:.1%})",

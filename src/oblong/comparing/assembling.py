@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oblong.comparing.cells import Cell
-from oblong.comparing.contrasts import compute_changes
+from oblong.comparing.contrasts import compute_answer_changes, compute_changes
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import CompareRecipe, needs_old_data
 from oblong.comparing.retention import compare_retention
@@ -29,6 +29,7 @@ def assemble(
         base=before,
         runs=runs,
         changes=compute_changes(before, runs, control=recipe.control),
+        answers=compute_answer_changes(before, runs),
         retention=compare_retention(before, runs, control=recipe.control, gain=recipe.gain),
         data_free={arm: not needs_old_data(recipe, arm) for arm in recipe.arms},
         noise_floors=read_noise_floors(base),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from oblong.checkpoints.locate import locate_model
 from oblong.comparing.assembling import assemble
 from oblong.comparing.cells import Cell, iter_cells
 from oblong.comparing.jobs import BASE, Dtype, Job
@@ -14,11 +15,13 @@ from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
 from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
 from oblong.corpora import read_documents
 from oblong.errors import DataError
+from oblong.models.stored_tensors import open_stored_tensors
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
 from oblong.records import Comparison, Plan, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
+from oblong.tuning.adapters.planning import plan_adapter
 from oblong.tuning.recipe import TuneRecipe
 
 SCAN_FILE: Final = "scan.jsonl"
@@ -120,6 +123,8 @@ def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:
     rule = recipe.arms[arm]
     if rule.plan is not None:
         return Plan.read(Path(rule.plan))
+    if rule.adapter is not None:
+        return plan_adapter(rule.adapter, open_stored_tensors(locate_model(recipe.model)), model=recipe.model, name=arm)
     if rule.matches is not None:
         draw = DRAW_MATCHING[rule.match]
         drawn = draw(plan_arm(scan, recipe, rule.matches, seed), scan, seed if rule.redraw else recipe.seeds[0])
@@ -149,6 +154,8 @@ def make_base_job(recipe: CompareRecipe, threads: int) -> Job:
         divergence=False,
         threads=threads,
         dtype=choose_dtype(recipe),
+        suite=recipe.suite,
+        suite_limit=recipe.suite_limit,
         num_evaluations=max(1, recipe.noise_floor),
     )
 
@@ -170,7 +177,7 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         model=recipe.model,
         tune={
             **recipe.train,
-            **override_training(recipe.arms[cell.arm]),
+            **override_training(recipe.arms[cell.arm], recipe.budget),
             "learning_rate": cell.learning_rate,
             "model": recipe.model,
             "plan": str(locate_plan(recipe, cell.arm, cell.seed)),
@@ -186,15 +193,20 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         learning_rate=cell.learning_rate,
         rate_name=cell.rate_name,
         dtype=choose_dtype(recipe),
+        suite=recipe.suite,
+        suite_limit=recipe.suite_limit,
         evaluate_at=tuple(sorted(recipe.evaluate_at)),
         hopeless_margin=None if recipe.hopeless is None else recipe.hopeless.margin,
         base_folder=str(output / BASE),
     )
 
 
-def override_training(rule: ArmRule) -> dict[str, Any]:
-    """An arm's own method, if it has one."""
-    return {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
+def override_training(rule: ArmRule, budget: str) -> dict[str, Any]:
+    """An arm's own method and adapter, if it has them; LoRA's rank is by the budget unless given."""
+    method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
+    if rule.adapter is None or rule.adapter.full is not None:  # `full` is what its Plan says already
+        return method
+    return {**method, "adapter": rule.adapter.spend(rule.budget or budget).model_dump(mode="json")}
 
 
 def locate_plan(recipe: CompareRecipe, arm: str, seed: int) -> Path:

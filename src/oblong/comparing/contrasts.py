@@ -7,7 +7,8 @@ from statistics import fmean
 
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.statistics import bootstrap_difference
-from oblong.records import ArmRun, Change, DocumentScore, Evaluation
+from oblong.evaluation.task_changes import compute_task_changes
+from oblong.records import ArmRun, Change, DocumentScore, Evaluation, TaskChange
 
 
 def compute_changes(base: Evaluation, runs: Sequence[ArmRun], *, control: str) -> tuple[Change, ...]:
@@ -50,6 +51,24 @@ def choose_learning_rates(runs: Sequence[ArmRun]) -> dict[str, float | None]:
 def compute_new_domain_loss(evaluation: Evaluation) -> float:
     """Mean loss of the texts that are being learned, nats per token; every text counts the same."""
     return fmean(corpus.loss for corpus in evaluation.corpora.values() if corpus.new_domain)
+
+
+def compute_answer_changes(base: Evaluation, runs: Sequence[ArmRun]) -> tuple[TaskChange, ...]:
+    """What became of the base's answers to the suite, by arm and task; empty where no suite was asked.
+
+    Of a sweep the learning rate that learned most stands for each arm. A run that is judged by a state on the way has
+    no answers and is left out: `num_seeds` counts the others.
+
+    Args:
+        base: the Evaluation before tuning.
+        runs: every arm with every learning rate and seed.
+    """
+    changes: list[TaskChange] = []
+    for arm, rate in choose_learning_rates(runs).items():
+        chosen = [run for run in runs if (run.arm, run.learning_rate) == (arm, rate) and run.evaluation.suite]
+        if base.suite and chosen:
+            changes += compute_task_changes(base.suite, [run.evaluation.suite for run in chosen], arm=arm)
+    return tuple(changes)
 
 
 def adjust_changes(changes: Sequence[Change]) -> tuple[Change, ...]:

@@ -45,6 +45,8 @@ class Job(Part):
     evaluate_at: tuple[int, ...] = ()
     hopeless_margin: float | None = None
     base_folder: str | None = Field(default=None, description="of the base's job, which is done before; null for it")
+    suite: tuple[str, ...] = ()
+    suite_limit: int | None = None
     num_evaluations: int = Field(default=1, description="of the base, for the noise floor")
 
     @property

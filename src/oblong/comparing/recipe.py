@@ -8,17 +8,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from oblong.errors import RecipeError
+from oblong.corpora.questions import parse_suite
+from oblong.errors import DataError, RecipeError
 from oblong.methods import METHODS, MethodOptions, parse_method
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
+from oblong.tuning.adapters import AdapterRecipe, explain_conflict
 from oblong.tuning.recipe import TuneRecipe
 
 LearningRates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class ArmRule(Part):
-    """How one arm chooses its tensors (a rule, a random control of another arm, or a Plan) and how it trains them."""
+    """How one arm chooses its tensors (a rule, a random control of another arm, a Plan, an adapter) and trains them."""
 
     plan: str | None = Field(default=None, description="a Plan file; the rule's fields may then not be given")
     matches: str | None = Field(
@@ -36,6 +38,10 @@ class ArmRule(Part):
     method: SerializeAsAny[MethodOptions] | None = Field(
         default=None, description="what to do against forgetting; default: `train`'s, or plain fine-tuning"
     )
+    adapter: AdapterRecipe | None = Field(
+        default=None,
+        description="what trains in place of chosen tensors: lora, full, lisa, osf; give no rule then",
+    )
     redraw: bool = Field(
         default=True, description="a random arm draws other tensors for each seed, so that its luck is averaged"
     )
@@ -44,6 +50,22 @@ class ArmRule(Part):
     @classmethod
     def _check_method(cls, value: Any) -> Any:
         return None if value is None else parse_method(value)
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        rules = sorted(self.model_fields_set & {"matches", "match", "criterion", "order", "within", "redraw"})
+        if self.adapter is not None and rules:
+            raise ValueError(
+                f"an adapter names its tensors itself, so {', '.join(rules)} may not be given with it; for LoRA on "
+                "tensors of your choice make a Plan with `oblong plan` and give its file as plan"
+            )
+        if self.adapter is not None and self.adapter.full is not None and self.plan is not None:
+            raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
+        if self.adapter is not None and self.adapter.lora is None and self.budget is not None:
+            raise ValueError(
+                f"a budget sets the rank of lora; {self.adapter.kind} has none: leave the arm's budget out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_rates(self) -> Self:
@@ -98,14 +120,26 @@ class CompareRecipe(Part):
     )
     train: Mapping[str, Any] = Field(description="text and hyper-parameters, as in a tuning recipe")
     evaluate: Mapping[str, EvaluationCorpus] = Field(min_length=1)
+    suite: tuple[str, ...] = Field(
+        default=(), description="questions for the base and for every run at its end: `small`, or tasks of lm-eval"
+    )
+    suite_limit: int | None = Field(default=None, gt=1, description="the first so many questions of each task")
     window: int = Field(default=512, gt=1, description="evaluation context, tokens")
     stride: int = Field(default=256, gt=0, description="tokens newly predicted per evaluation window")
     divergence: bool = Field(default=True, description="also measure KL(base || tuned): doubles the evaluation's time")
     workers: int | None = Field(default=None, gt=0, description="runs at the same time; default: one per core on a CPU")
 
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _check_suite(cls, value: Any) -> Any:
+        try:
+            return parse_suite(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        taken = [name for name in (*TUNING_PLACEHOLDERS, "seed") if name in self.train]
+        taken = [name for name in (*TUNING_PLACEHOLDERS, "adapter", "seed") if name in self.train]
         if taken:
             raise ValueError(f"train: {', '.join(taken)} is given by the comparison itself, leave it out")
         if self.control not in self.arms:
@@ -134,6 +168,15 @@ class CompareRecipe(Part):
             raise ValueError(f"train: give anchor, the old data that the method of {', '.join(anchorless)} needs")
         if self.stride > self.window:
             raise ValueError(f"stride: {self.stride} is larger than the window of {self.window} tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        shared = self.train.get("method")
+        for name, rule in self.arms.items():
+            method = rule.method if shared is None or rule.method is not None else parse_method(shared)
+            if (conflict := explain_conflict(rule.adapter, method)) is not None:
+                raise ValueError(f"arms.{name}: {conflict}")
         return self
 
     def _iter_rates(self) -> Iterator[tuple[str, tuple[float, ...]]]:

@@ -95,6 +95,8 @@ def evaluate_arm(job: Job, corpora: list[Corpus], step: int, changes: LossChange
             corpora,
             delta=job.run_folder / DELTA_DIRECTORY,
             base=job.model if job.divergence else None,
+            suite=job.suite,
+            suite_limit=job.suite_limit,
             name=job.arm,
             window=job.window,
             stride=job.stride,
@@ -113,6 +115,8 @@ def evaluate_base(job: Job, corpora: list[Corpus]) -> Evaluation:
         evaluate(
             job.model,
             corpora,
+            suite=job.suite if batch_size == BATCH_SIZES[0] else (),
+            suite_limit=job.suite_limit,
             name=BASE,
             window=job.window,
             stride=job.stride,

@@ -12,6 +12,8 @@ BUNDLED_PREFIX: Final = "bundled:"
 BUNDLED: Final[Mapping[str, str]] = {
     "german-train": "German LibreOffice help, for training",
     "german-test": "German LibreOffice help, held-out pages",
+    "office-train": "English LibreOffice help, for training",
+    "office-test": "English LibreOffice help, held-out pages",
     "english-prose": "passages of three novels by Jane Austen",
     "python-code": "excerpts of the Python standard library",
 }

@@ -9,7 +9,15 @@ from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.noise_floor import measure_noise_floor
 from oblong.evaluation.perplexity import score_corpus
 from oblong.evaluation.prompt_divergence import score_prompts
-from oblong.evaluation.statistics import bootstrap_difference, bootstrap_divergence, bootstrap_loss, bootstrap_ratio
+from oblong.evaluation.statistics import (
+    bootstrap_accuracy_change,
+    bootstrap_difference,
+    bootstrap_divergence,
+    bootstrap_loss,
+    bootstrap_ratio,
+)
+from oblong.evaluation.suite import answer_suite
+from oblong.evaluation.task_changes import compute_task_changes, compute_wilson
 from oblong.evaluation.task_sequences import summarise_sequence
 from oblong.evaluation.transitions import compute_mcnemar, count_transitions
 from oblong.evaluation.wer import score_transcripts, score_utterance, summarise_errors
@@ -21,6 +29,8 @@ __all__ = [
     "ReferencePoint",
     "Texts",
     "adjust_holm",
+    "answer_suite",
+    "bootstrap_accuracy_change",
     "bootstrap_difference",
     "bootstrap_divergence",
     "bootstrap_loss",
@@ -30,6 +40,8 @@ __all__ = [
     "compute_drift",
     "compute_hypervolume",
     "compute_mcnemar",
+    "compute_task_changes",
+    "compute_wilson",
     "count_transitions",
     "evaluate",
     "find_common_gain",

@@ -1,4 +1,4 @@
-"""One model on several held-out corpora: load, score, measure the drift, write nothing."""
+"""One model on several held-out corpora and questions: load, score, measure the drift, write nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from oblong.corpora import Documents
 from oblong.errors import DataError, NonFinitePredictionError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
+from oblong.evaluation.suite import answer_suite
 from oblong.models.causal_lm import Dtype, LoadedModel, load_causal_lm
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import CorpusScore, Drift, Evaluation, Provenance
@@ -46,6 +47,8 @@ def evaluate(
     *,
     delta: Path | None = None,
     base: str | None = None,
+    suite: Sequence[str] = (),
+    suite_limit: int | None = None,
     name: str | None = None,
     window: int = 512,
     stride: int = 256,
@@ -59,9 +62,11 @@ def evaluate(
 
     Args:
         model: a directory, file, Hub id or `demo`.
-        corpora: what to predict; names must differ.
+        corpora: what to predict; names must differ. There may be none where there is a suite.
         delta: a delta checkpoint to put on the model; the drift is measured from it.
         base: a model to compute KL(base || model) against; usually `model` itself, when a delta is given.
+        suite: questions to answer: `small`, bundled tasks, or tasks of lm-eval; see `answer_suite`.
+        suite_limit: the first so many questions of each task.
         name: of the Evaluation; default: `base`, or the name of the delta's run folder.
         window: context, tokens.
         stride: tokens newly predicted per window.
@@ -77,16 +82,18 @@ def evaluate(
     Raises:
         ModelNotFoundError, UnsupportedFormatError, CorruptCheckpointError: the model cannot be loaded.
         PlanMismatchError: the delta was made for another model.
-        DataError: a text cannot be evaluated; the message names its corpus.
+        DataError: a text cannot be evaluated, or a task is unknown; the message names it.
+        MissingExtraError: a task of lm-eval, which is not installed.
         SelectionError: a device that this machine does not have.
         NonFinitePredictionError: the model predicts NaN or infinity.
     """
-    _check_names(corpora)
+    _check_names(corpora, suite)
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
     loaded = load_on_device(model, dtype=dtype, delta=delta, device=device)
-    base_model = None if base is None else load_on_device(base, dtype=dtype, device=device).model
+    base_model = None if base is None or not corpora else load_on_device(base, dtype=dtype, device=device).model
+    text_progress, suite_progress = _split_progress(on_progress, bool(corpora), bool(suite))
     scores = score_corpora(
         loaded,
         corpora,
@@ -94,8 +101,9 @@ def evaluate(
         window=window,
         stride=stride,
         batch_size=batch_size,
-        on_progress=on_progress,
+        on_progress=text_progress,
     )
+    answers = answer_suite(loaded, suite, limit=suite_limit, batch_size=batch_size, on_progress=suite_progress)
     return Evaluation(
         name=name or (BASE_NAME if delta is None else delta.resolve().parent.name),
         model=model,
@@ -104,6 +112,7 @@ def evaluate(
         stride=stride,
         dtype=dtype,
         corpora=scores,
+        suite=answers,
         drift=None if delta is None else measure_drift(loaded, delta),
         seconds=time.perf_counter() - started,
         provenance=Provenance.here(),
@@ -190,13 +199,25 @@ def _naming(corpus: Corpus) -> Iterator[None]:
         raise NonFinitePredictionError(f"{corpus.documents.name}: {error}") from error
 
 
-def _check_names(corpora: Sequence[Corpus]) -> None:
+def _check_names(corpora: Sequence[Corpus], suite: Sequence[str]) -> None:
     names = [corpus.documents.name for corpus in corpora]
-    if not names:
-        raise DataError("there is no corpus to evaluate on")
+    if not names and not suite:
+        raise DataError("there is no corpus and no suite to evaluate on")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"two corpora have the same name, {repeated[0]!r}: give each its own with NAME=SOURCE")
+
+
+def _split_progress(
+    on_progress: OnProgress | None, has_text: bool, has_suite: bool
+) -> tuple[OnProgress | None, OnProgress | None]:
+    """Callbacks for the text and for the suite; where there are both, each is one half of the whole."""
+    if on_progress is None or not (has_text and has_suite):
+        return on_progress, on_progress
+    return (
+        lambda done, total: on_progress(round(PROGRESS_STEPS * done / total / 2), PROGRESS_STEPS),
+        lambda done, total: on_progress(round(PROGRESS_STEPS * (1 + done / total) / 2), PROGRESS_STEPS),
+    )
 
 
 def _scale_progress(corpora: Sequence[Corpus], on_progress: OnProgress | None) -> Callable[[Corpus], OnProgress | None]:

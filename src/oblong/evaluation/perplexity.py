@@ -139,7 +139,7 @@ def _forward(
         )
         mask_BT[row, : window.num_inputs] = 1
     mask = None if bool(mask_BT.all()) else mask_BT.to(model.device)
-    options = {"logits_to_keep": longest - first} if _can_keep(model) else {}
+    options = {"logits_to_keep": longest - first} if can_keep_logits(model) else {}
     output = model(input_ids=tokens_BT.to(model.device), attention_mask=mask, use_cache=False, **options)
     logits: Tensor = output.logits
     return logits[:, -(longest - first) :]
@@ -180,7 +180,8 @@ def _finish(number: int, document: EncodedDocument, sums: _Sums, *, with_kl: boo
     )
 
 
-def _can_keep(model: PreTrainedModel) -> bool:
+def can_keep_logits(model: PreTrainedModel) -> bool:
+    """Whether its forward pass can leave out the logits of all but the last positions."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 

@@ -136,6 +136,30 @@ def bootstrap_ratio(
     return _bootstrap(np.asarray([totals], dtype=np.float64), sizes_D, seed, num_resamples, confidence)
 
 
+def bootstrap_accuracy_change(
+    after: Sequence[Sequence[bool]],
+    before: Sequence[bool],
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Change of accuracy, after - before, paired over questions, which are resampled as documents are above.
+
+    Args:
+        after: `S x N` answers, right or wrong: per seed, to the same N questions in the same order.
+        before: `N` answers of the base.
+        seed: of the resampling.
+        num_resamples: bootstrap resamples.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        DataError: fewer than two questions.
+    """
+    change_SN = np.array(after, dtype=np.float64) - np.array(before, dtype=np.float64)
+    return _bootstrap(change_SN, np.ones(len(before)), seed, num_resamples, confidence, is_difference=True)
+
+
 def _bootstrap(
     nll_SD: Array,
     tokens_D: Array,

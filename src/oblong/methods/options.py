@@ -297,6 +297,14 @@ class SubspaceOptions(MethodOptions):
     strength: float = Field(default=0.5, ge=0, lt=1, description="share of the singular directions that is protected")
 
 
+class NullSpaceOptions(MethodOptions):
+    """Updates damped along the inputs that old data uses; strength 1 halves them along a direction of median use."""
+
+    name: Literal["null_space"] = "null_space"
+    strength: float = Field(default=10.0, ge=0, description="of the damping; infinity leaves the null space alone")
+    blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
+
+
 class EvolutionaryPruningOptions(Part):
     """Sizes of the search for prunable feed-forward units; a preparation of the model, not a method of the loop."""
 

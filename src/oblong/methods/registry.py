@@ -30,6 +30,7 @@ class MethodSpec:
         code: `module:class` under `oblong.methods`.
         summary: one line for tables.
         needs_anchor: it cannot do without old data.
+        on_outputs: it acts on batches, predictions and losses alone, whatever parameters train.
         can_use_anchor: it works without, and does more with it.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
@@ -39,6 +40,7 @@ class MethodSpec:
     code: str
     summary: str
     needs_anchor: bool = False
+    on_outputs: bool = False
     can_use_anchor: bool = False
     may_leave_unmoved: bool = False
     adds_modules: bool = False
@@ -59,6 +61,7 @@ _SPECS: Final = (
         options=opt.PlainOptions,
         code="protocol:PlainFineTuning",
         summary="plain fine-tuning",
+        on_outputs=True,
     ),
     MethodSpec(options=opt.L2SpOptions, code="l2_sp:L2Sp", summary="half squared distance from the base"),
     MethodSpec(
@@ -84,16 +87,19 @@ _SPECS: Final = (
         code="replay:ExperienceReplay",
         summary="old blocks beside the new ones",
         needs_anchor=True,
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.KlToBaseOptions,
         code="kl_to_base:KlToBase",
         summary="KL divergence to the base's predictions on the new data",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.LwfOptions,
         code="lwf:LearningWithoutForgetting",
         summary="distillation from the base, softened, on the new data",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.GemOptions,
@@ -131,6 +137,12 @@ _SPECS: Final = (
         summary="the largest singular value of the weights, or of their update, as a penalty",
     ),
     MethodSpec(
+        options=opt.NullSpaceOptions,
+        code="null_space:NullSpace",
+        summary="updates damped along the inputs that old data uses",
+        needs_anchor=True,
+    ),
+    MethodSpec(
         options=opt.SubspaceOptions,
         code="subspace_projection:SubspaceProjection",
         summary="updates orthogonal to the leading singular subspaces",
@@ -145,21 +157,25 @@ _SPECS: Final = (
         options=opt.MaskTheTargetOptions,
         code="mask_the_target:MaskTheTarget",
         summary="KL divergence to the base over all tokens but the right one",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.EaftOptions,
         code="eaft:EntropyAdaptive",
         summary="tokens weighted by the entropy of the prediction",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.FlowOptions,
         code="flow:Flow",
         summary="samples that the base finds hard weigh less",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.StmOptions,
         code="stm:SelectiveTokenMasking",
         summary="tokens that surprise the base are not learned",
+        on_outputs=True,
     ),
     MethodSpec(
         options=opt.MofoOptions,

@@ -8,13 +8,13 @@ from oblong.records.comparison import (
     Change,
     Comparison,
     EvaluatedState,
-    Interval,
     LearningForgettingCurve,
     Reach,
     ReferencePoint,
     Retention,
 )
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
+from oblong.records.interval import Interval
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
 from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
@@ -57,6 +57,7 @@ from oblong.records.speech_run import (
     TextRetention,
     WordErrors,
 )
+from oblong.records.suite import TaskChange, TaskScore
 from oblong.records.units import Units
 
 __all__ = [
@@ -116,6 +117,8 @@ __all__ = [
     "SpeechStage",
     "StageRecord",
     "Status",
+    "TaskChange",
+    "TaskScore",
     "TensorDigest",
     "TensorIdentity",
     "TextRetention",

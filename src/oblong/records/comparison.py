@@ -10,30 +10,14 @@ from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
 from oblong.records.evaluation import Evaluation
+from oblong.records.interval import Interval
 from oblong.records.notebook import render_comparison_html
 from oblong.records.plan import Plan
 from oblong.records.run import Run
+from oblong.records.suite import TaskChange
 
 COMPARISON_KIND: Final = "oblong.comparison"
 COMPARISON_SCHEMA_VERSION: Final = 2
-
-
-class Interval(Part):
-    """A mean with its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    confidence: float = 0.95
-    num_resamples: int
-    p_value: float | None = Field(
-        default=None, ge=0, le=1, description="of a difference: two-sided, of its being zero; not adjusted"
-    )
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0 or self.high < 0
 
 
 class EvaluatedState(Part):
@@ -162,6 +146,9 @@ class Comparison(Record):
     base: Evaluation
     runs: tuple[ArmRun, ...]
     changes: tuple[Change, ...]
+    answers: tuple[TaskChange, ...] = Field(
+        default=(), description="what became of the base's answers to the suite, by arm and task; empty without a suite"
+    )
     retention: tuple[Retention, ...] = Field(
         default=(),
         description="of a sweep: all retention corpora pooled first, if there are several, then each by itself",

@@ -1,4 +1,4 @@
-"""The Evaluation: how well a model predicts held-out text, document by document, and how far it moved."""
+"""The Evaluation: how well a model predicts held-out text and answers questions, and how far it moved."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
 from oblong.records.run import DataSource
+from oblong.records.suite import TaskScore
 
 EVALUATION_KIND: Final = "oblong.evaluation"
 EVALUATION_SCHEMA_VERSION: Final = 1
@@ -73,7 +74,7 @@ class Drift(Part):
 
 
 class Evaluation(Record):
-    """One model on several corpora."""
+    """One model on several corpora, and on questions with right answers."""
 
     kind: Annotated[str, AfterValidator(check_kind(EVALUATION_KIND))] = EVALUATION_KIND
     schema_version: int = Field(default=EVALUATION_SCHEMA_VERSION, le=EVALUATION_SCHEMA_VERSION)
@@ -84,6 +85,7 @@ class Evaluation(Record):
     stride: int = Field(description="tokens newly predicted per window")
     dtype: str
     corpora: Mapping[str, CorpusScore]
+    suite: Mapping[str, TaskScore] = Field(default={}, description="questions with right answers, by task")
     drift: Drift | None = None
     seconds: float
     provenance: Provenance

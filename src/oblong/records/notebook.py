@@ -9,7 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from oblong.records.comparison import Comparison, Interval
+    from oblong.records.comparison import Comparison
+    from oblong.records.interval import Interval
     from oblong.records.plan import Plan
     from oblong.records.scan import Unit
 

@@ -54,6 +54,9 @@ class Run(Record):
     model: str
     plan_name: str
     plan_digest: str
+    adapter: str | None = Field(
+        default=None, description="what trained in place of the Plan's tensors, in a line; null where they did"
+    )
     recipe: Mapping[str, Any] = Field(description="the recipe as resolved")
     data: DataSource
     seed: int

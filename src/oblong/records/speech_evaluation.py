@@ -9,7 +9,7 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
-from oblong.records.comparison import Interval
+from oblong.records.interval import Interval
 
 SPEECH_EVALUATION_KIND: Final = "oblong.speech_evaluation"
 SPEECH_EVALUATION_SCHEMA_VERSION: Final = 1

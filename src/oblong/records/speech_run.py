@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field
 
 from oblong.records.base import Part, Provenance, Record, check_kind
-from oblong.records.comparison import Interval
+from oblong.records.interval import Interval
 from oblong.records.run import TrainingPoint
 from oblong.records.speech_evaluation import ErrorCounts, SkippedAudio
 

@@ -57,6 +57,7 @@ from oblong.reporting.page_rows import (
 )
 from oblong.reporting.reading import Topic, read_comparison
 from oblong.reporting.scan_reading import read_scan
+from oblong.reporting.suite_tables import CHANGE_CAPTION, CHANGE_HEADINGS, change_cells, describe_answers
 from oblong.reporting.theme import SCREEN
 
 TEMPLATE: Final = "report.html.j2"
@@ -191,6 +192,10 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
         "cost_headings": COST_HEADINGS,
         "cost_caption": COST_CAPTION,
         "costs": [(row, cost_cells(row)) for row in cost_rows(comparison)],
+        "answer_headings": ("arm", "task", *CHANGE_HEADINGS),
+        "answer_caption": CHANGE_CAPTION,
+        "answers": [(change, change_cells(change)) for change in comparison.answers],
+        "answer_reading": describe_answers(comparison.answers),
     }
 
 

@@ -197,6 +197,8 @@ def plan_views(plans: Sequence[Plan]) -> tuple[PlanView, ...]:
 
 def describe_rule(rule: Rule) -> str:
     """A rule in words: `lowest kappa within each role, budget 5% or 6.7 M parameters`."""
+    if rule.criterion == "adapter":
+        return "all that the arm's adapter can change"
     criterion = f"random draw, seed {rule.seed}," if rule.criterion == "random" else f"{rule.order} {rule.criterion}"
     scope = {"model": "of the whole model", "role": "within each role", "shape": "within each shape"}[rule.within]
     matched = f", matched in {rule.match.replace('_', ' ')}" if rule.match else ""

@@ -116,12 +116,12 @@ def list_curves(scan: Scan, plans: Sequence[Plan]) -> list[dict[str, Any]]:
     """Points of the spectra of some tensors of every plan that follows a criterion: s_i / rms(s) against i / r.
 
     The tensors are spread evenly over a plan, which is sorted by its criterion; fused ones, whose parts have spectra of
-    their own, are left out, and so are random plans.
+    their own, are left out, and so are random plans and those of adapters, which follow none.
     """
     return [
         {"arm": plan.name, "name": name, **point}
         for plan in plans
-        if plan.rule.criterion != "random"
+        if plan.rule.criterion not in ("random", "adapter")
         for name in spread([t.name for t in plan.tensors if _has_values(scan, t.name)], TENSORS_PER_PLAN)
         for point in _list_points(scan, name)
     ]

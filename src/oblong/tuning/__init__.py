@@ -12,23 +12,28 @@ from oblong.tuning.recipe import DataRecipe, TuneRecipe, build_recipe, read_reci
 
 if TYPE_CHECKING:
     from oblong.tuning.merge import merge_run
+    from oblong.tuning.relearning import Relearning, probe_relearning
     from oblong.tuning.run import tune
     from oblong.tuning.verify import Verification, verify_run
 
 __all__ = [
     "DataRecipe",
+    "Relearning",
     "TuneRecipe",
     "Verification",
     "build_recipe",
     "merge_run",
+    "probe_relearning",
     "read_recipe",
     "tune",
     "verify_run",
 ]
 
 _HOME: Final = {
+    "Relearning": "oblong.tuning.relearning",
     "Verification": "oblong.tuning.verify",
     "merge_run": "oblong.tuning.merge",
+    "probe_relearning": "oblong.tuning.relearning",
     "tune": "oblong.tuning.run",
     "verify_run": "oblong.tuning.verify",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -26,7 +26,7 @@ class AppliedPlan:
     Attributes:
         model: everything frozen but the Plan's tensors, which are float32.
         plan: what was applied.
-        trained: the parameters that train, by the Plan's tensor names.
+        trained: the parameters that train, by the Plan's tensor names; those of an adapter by its own.
         num_trainable: elements that train; a tied tensor counts once.
         num_parameters: elements of the model; a tied tensor counts once.
     """
@@ -54,6 +54,42 @@ def apply_plan(
         PlanMismatchError: a name matches nothing, a shape or digest differs, a tensor is not floating-point, or a
             tensor would train without being in the Plan. The model is untouched then.
     """
+    frozen = freeze_to_plan(model, plan, stored=stored, allow_other_weights=allow_other_weights)
+    for name, parameter in frozen.trained.items():
+        _unfreeze(parameter, parameter.data if stored is None else stored.read(name))
+    _check_trainable(model, frozen.trained)
+    return replace(frozen, num_trainable=count_trainable(model))
+
+
+def freeze_to_plan(
+    model: PreTrainedModel, plan: Plan, *, stored: StoredTensors | None = None, allow_other_weights: bool = False
+) -> AppliedPlan:
+    """Prove that a Plan fits a model, and freeze the model whole: what `apply_plan` does before anything may train.
+
+    Raises:
+        PlanMismatchError: see `apply_plan`; the model is untouched then.
+    """
+    planned = _find_planned(model, plan, stored=stored, allow_other_weights=allow_other_weights)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return AppliedPlan(
+        model=model,
+        plan=plan,
+        trained=planned,
+        num_trainable=0,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def count_trainable(model: nn.Module) -> int:
+    """Elements of the parameters that train; a tied tensor counts once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _find_planned(
+    model: PreTrainedModel, plan: Plan, *, stored: StoredTensors | None, allow_other_weights: bool
+) -> Mapping[str, nn.Parameter]:
     trained = match_parameters(model, [tensor.name for tensor in plan.tensors])
     if stored is not None:
         trained = {name: parameter for name, parameter in trained.items() if name in stored}
@@ -70,17 +106,7 @@ def apply_plan(
             "the Plan was made from other weights than this model's",
             "scan this model and make a new Plan, or set allow_other_weights (--allow-other-weights)",
         )
-    _freeze_all(model)
-    for name, parameter in trained.items():
-        _unfreeze(parameter, parameter.data if stored is None else stored.read(name))
-    _check_trainable(model, trained)
-    return AppliedPlan(
-        model=model,
-        plan=plan,
-        trained=trained,
-        num_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
+    return trained
 
 
 def _find_misfits(model: PreTrainedModel, tensor: PlannedTensor, parameter: nn.Parameter | None) -> Iterator[str]:
@@ -132,12 +158,6 @@ def _refuse(problems: Iterator[str] | Sequence[str], headline: str, remedy: str)
     rest = len(found) - MAX_PROBLEMS_SHOWN
     more = f"\n  ... and {rest} more" if rest > 0 else ""
     raise PlanMismatchError(f"{headline}:{shown}{more}\n{remedy}")
-
-
-def _freeze_all(model: PreTrainedModel) -> None:
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
 
 
 def _unfreeze(parameter: nn.Parameter, values: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from oblong.checkpoints.delta import digest_tensor, name_dtype
 from oblong.errors import VerificationError
@@ -87,19 +88,17 @@ def is_image(parameter: torch.Tensor, base: torch.Tensor) -> bool:
     return torch.equal(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8), image.view(torch.uint8))
 
 
-def digest_unstored(applied: AppliedPlan, stored: StoredTensors) -> Mapping[str, str]:
+def digest_unstored(model: PreTrainedModel, stored: StoredTensors) -> Mapping[str, str]:
     """Digests of the frozen parameters that transformers assembled from several stored tensors, as it does for experts.
 
     They cannot be compared with the file one to one, so they are compared with themselves before training.
     """
-    images = {id(parameter) for parameter in match_parameters(applied.model, stored.names).values()}
+    images = {id(parameter) for parameter in match_parameters(model, stored.names).values()}
     return {
-        name: digest_tensor(parameter)
-        for name, parameter in applied.model.named_parameters()
-        if id(parameter) not in images
+        name: digest_tensor(parameter) for name, parameter in model.named_parameters() if id(parameter) not in images
     }
 
 
 def _find_moved_unstored(applied: AppliedPlan, stored: StoredTensors, before: Mapping[str, str]) -> list[str]:
-    after = digest_unstored(applied, stored)
+    after = digest_unstored(applied.model, stored)
     return [f"{name}: is outside the Plan, and moved" for name in after if after[name] != before.get(name)]

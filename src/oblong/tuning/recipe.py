@@ -13,6 +13,7 @@ from oblong.errors import RecipeError
 from oblong.methods import METHODS, SELF_GENERATED, AnchorOptions, MethodOptions, parse_method
 from oblong.records.base import Part
 from oblong.records.recipe import describe_recipe_errors, load_recipe_data
+from oblong.tuning.adapters.recipe import AdapterRecipe, explain_conflict
 
 COMMAND_LINE: Final = Path("command line")
 
@@ -32,7 +33,13 @@ class TuneRecipe(Part):
     """One fine-tuning run. Paths are relative to the current directory."""
 
     model: str = Field(min_length=1, description="directory, .safetensors or .gguf file, Hub id, or demo")
-    plan: str = Field(min_length=1, description="the Plan whose tensors train, from `oblong plan`")
+    plan: str | None = Field(
+        default=None, min_length=1, description="the Plan whose tensors train, from `oblong plan`; this or adapter"
+    )
+    adapter: AdapterRecipe | None = Field(
+        default=None,
+        description="what trains in place of a Plan's tensors: lora, full, lisa, osf; with a plan, on its tensors only",
+    )
     data: DataRecipe = Field(description="training text; a bare string is its source")
     output: str = Field(min_length=1, description="directory of the Run; must not exist yet")
     steps: int | None = Field(default=None, gt=0, description="optimizer steps; give this or epochs")
@@ -87,6 +94,16 @@ class TuneRecipe(Part):
             raise ValueError("give either steps or epochs")
         if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        return self
+
+    @model_validator(mode="after")
+    def _check_what_trains(self) -> Self:
+        if self.plan is None and self.adapter is None:
+            raise ValueError("give a plan, from `oblong plan`, or an adapter: lora, full, lisa, osf")
+        if self.plan is not None and self.adapter is not None and self.adapter.full is not None:
+            raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
+        if (conflict := explain_conflict(self.adapter, self.method)) is not None:
+            raise ValueError(conflict)
         return self
 
     @model_validator(mode="after")

@@ -18,15 +18,17 @@ from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import Plan, Provenance, Run, RunStatus, TrainingPoint
+from oblong.tuning.adapters.applying import apply_recipe, obtain_plan
+from oblong.tuning.adapters.protocol import Adapter
 from oblong.tuning.anchor import obtain_anchor
-from oblong.tuning.apply import AppliedPlan, apply_plan
 from oblong.tuning.data import build_training_blocks
 from oblong.tuning.memory import measure_peak_memory
-from oblong.tuning.observing import Observation, Observer, as_stored
+from oblong.tuning.observing import Observation, Observer
 from oblong.tuning.prove import digest_unstored, prove_frozen
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
 from oblong.tuning.workspace import (
+    ADAPTER_DIRECTORY,
     ANCHOR_FILE,
     CHECKPOINTS_DIRECTORY,
     DELTA_DIRECTORY,
@@ -45,7 +47,7 @@ def tune(
     resume: bool = True,
     force: bool = False,
 ) -> Run:
-    """Fine-tune exactly the Plan's tensors and prove that nothing else moved.
+    """Fine-tune exactly the tensors of a Plan, or those of an adapter, and prove that nothing else moved.
 
     A run that was interrupted goes on from its last checkpoint, and its losses are those of an uninterrupted run. A run
     whose loss or gradient is no longer finite stops before the optimizer writes that into the weights; its status is
@@ -64,13 +66,15 @@ def tune(
     Raises:
         OutputExistsError: the output exists and `force` is false.
         UnsupportedFormatError: the model's weights are quantised; the original that they were made from can be tuned.
-        ModelNotFoundError, RecordError, DataError, PlanMismatchError: the recipe asks for what cannot be done.
+        ModelNotFoundError, RecordError, DataError, PlanMismatchError, SelectionError: the recipe asks for what cannot
+            be done.
+        MissingExtraError: the adapter needs PEFT, which is not installed.
         VerificationError: a tensor outside the Plan moved; no delta is written.
         OutputWriteError: the disk is full or the place is not writable.
     """
     output = Path(recipe.output)
     refuse_existing_output(output, force=force)
-    plan = Plan.read(Path(recipe.plan))
+    plan = obtain_plan(recipe)
     data = recipe.data
     documents = read_documents(data.source, text_field=data.text_field, split=data.split, limit=data.limit)
     with use_threads(recipe.threads), quiet_transformers():
@@ -93,35 +97,38 @@ def _run(
     stored.refuse_quantised()
     loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
     blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
-    applied = apply_plan(loaded.model, plan, stored=stored, allow_other_weights=recipe.allow_other_weights)
-    unstored = digest_unstored(applied, stored)
+    unstored = digest_unstored(loaded.model, stored)
+    adapter = apply_recipe(loaded.model, plan, recipe, stored=stored)
 
     workspace = open_workspace(Path(recipe.output), recipe, plan, documents.describe(), resume=resume)
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
         return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
-    finished = partial(as_stored, applied, stored, getattr(torch, recipe.dtype))
+    finished = partial(adapter.as_finished, getattr(torch, recipe.dtype))
     result = train(
-        applied,
+        adapter.applied,
         blocks,
         recipe,
         num_steps=num_steps,
         checkpoints=checkpoints,
         method=None if recipe.method is None else build_method(recipe.method),
         anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE),
+        callbacks=adapter.list_callbacks(),
         on_progress=on_progress,
         observation=None if observer is None else Observation(observer, loaded, finished),
     )
 
-    proof = prove_frozen(applied, stored, model_name=recipe.model, unstored=unstored)
+    run = describe_run(recipe, adapter, documents, result)
+    adapter.save(workspace / ADAPTER_DIRECTORY)
+    proof = prove_frozen(adapter.fold(), stored, model_name=recipe.model, unstored=unstored)
     write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest, replace=True)
-    run = describe_run(recipe, applied, documents, result)
     run.write(workspace / RUN_FILE)
     return workspace, run
 
 
-def describe_run(recipe: TuneRecipe, applied: AppliedPlan, documents: Documents, result: TrainingResult) -> Run:
+def describe_run(recipe: TuneRecipe, adapter: Adapter, documents: Documents, result: TrainingResult) -> Run:
     """The record of a training."""
+    applied = adapter.applied
     num_steps = len(result.steps) - result.diverged
     num_tokens = num_steps * recipe.blocks_per_step * recipe.sequence_length
     seconds = result.steps[-1].seconds
@@ -130,6 +137,7 @@ def describe_run(recipe: TuneRecipe, applied: AppliedPlan, documents: Documents,
         model=recipe.model,
         plan_name=applied.plan.name,
         plan_digest=applied.plan.digest(),
+        adapter=adapter.describe(),
         recipe=recipe.model_dump(mode="json"),
         data=documents.describe(),
         seed=recipe.seed,

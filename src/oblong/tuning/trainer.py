@@ -88,10 +88,11 @@ def train(
     checkpoints: Path,
     method: Method | None = None,
     anchor: AnchorData | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     on_progress: ProgressCallback | None = None,
     observation: Observation | None = None,
 ) -> TrainingResult:
-    """Train what the Plan selects, from the newest checkpoint if there is one.
+    """Train what was selected, from the newest checkpoint if there is one.
 
     Args:
         applied: the model with its Plan; trained in place.
@@ -101,6 +102,7 @@ def train(
         checkpoints: directory of the resume checkpoints.
         method: what to do against forgetting; None for plain fine-tuning.
         anchor: old data, for methods that need it.
+        callbacks: what an adapter wants to be called.
         on_progress: called after each step.
         observation: who looks at the model on the way; it does not change what comes out.
 
@@ -116,7 +118,7 @@ def train(
         train_dataset=blocks,
         method=method,
         anchor=anchor,
-        callbacks=[FiniteGradients(), ReportProgress(on_progress)],
+        callbacks=[FiniteGradients(), *callbacks, ReportProgress(on_progress)],
     )
     if observation is not None:
         trainer.observe(observation)

@@ -136,10 +136,11 @@ def _compare_records(tuned: TunedRun) -> Iterator[str]:
 
 
 def may_leave_unmoved(run: Run) -> bool:
-    """Whether a run's method may rightly leave tensors of the Plan as they were."""
-    method = run.recipe.get("method")
+    """Whether a run's method or adapter may rightly leave tensors of the Plan as they were."""
+    method, adapter = run.recipe.get("method"), run.recipe.get("adapter")
     spec = METHODS.get(method["name"]) if isinstance(method, Mapping) else None
-    return spec is not None and spec.may_leave_unmoved
+    draws_layers = isinstance(adapter, Mapping) and adapter.get("lisa") is not None
+    return draws_layers or (spec is not None and spec.may_leave_unmoved)
 
 
 def _find_unmoved(stored: StoredTensors, delta: Delta, run: Run) -> Iterator[str]:

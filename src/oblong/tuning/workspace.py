@@ -6,6 +6,7 @@
     OUTPUT/data.json     which text
     OUTPUT/anchor.safetensors   the blocks of old data, where a method uses any
     OUTPUT/delta/        the delta checkpoint
+    OUTPUT/adapter/      LoRA's matrices in PEFT's format, where that was the adapter
 
 An output directory is therefore always a finished run, and a finished run is only ever replaced by another.
 """
@@ -30,6 +31,7 @@ RECIPE_FILE: Final = "recipe.yaml"
 PLAN_FILE: Final = "plan.yaml"
 DATA_FILE: Final = "data.json"
 DELTA_DIRECTORY: Final = "delta"
+ADAPTER_DIRECTORY: Final = "adapter"
 ANCHOR_FILE: Final = "anchor.safetensors"
 CHECKPOINTS_DIRECTORY: Final = "checkpoints"
 

@@ -59,9 +59,39 @@ def test_an_existing_output_is_refused_before_any_work(folder: Path, capsys: pyt
     assert Path("out.json").read_text() == "mine"
 
 
+def test_a_suite_is_answered_and_compared_with_the_base(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["--suite", "cities,arithmetic", "--limit", "5"]
+    assert run(["evaluate", "model", *ask, "-o", "base.json"]) == 0
+    output = capsys.readouterr().out
+    assert "questions with right answers" in output
+    assert "perplexity" not in output  # there is no text
+    base = Evaluation.read(Path("base.json"))
+    assert {task: len(score.right) for task, score in base.suite.items()} == {"cities": 5, "arithmetic": 5}
+    assert run(["evaluate", "model", *ask, "--against", "base.json"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "answers of base against base" in output
+    assert "Over all tasks, 0 of 10 answers were lost and 0 gained" in output
+
+
+def test_answers_to_other_questions_are_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "model", "--suite", "cities", "--limit", "4", "-o", "base.json"]) == 0
+    assert run(["evaluate", "model", "--suite", "cities", "--limit", "5", "--against", "base.json"]) == 2
+    assert "cannot pair the answers to cities" in capsys.readouterr().err
+
+
+def test_a_file_without_answers_is_refused_before_any_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "model", "--data", "text.jsonl", "--limit", "1", "-o", "base.json", *SMALL]) == 0
+    assert run(["evaluate", "no-such-model", "--suite", "small", "--against", "base.json"]) == 2
+    assert "base.json: holds no answers to a suite; make it with --suite small" in capsys.readouterr().err
+    assert run(["evaluate", "no-such-model", "--data", "text.jsonl", "--against", "base.json"]) == 2
+    assert "give the --suite that the file was made with" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "no corpus and no suite"),
+        (["--suite", " , "], "the suite names no task"),
         (["--data", "none.jsonl"], "none.jsonl"),
         (["--data", "text.jsonl", "--new", "german"], "--new 'german' is none of the corpora: text"),
         (["--data", "a=text.jsonl", "--data", "a=text.jsonl"], "the same name, 'a'"),

@@ -7,7 +7,7 @@ import pytest
 
 from oblong.cli.main import run
 from oblong.records import Plan, Scan
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 
 @pytest.fixture

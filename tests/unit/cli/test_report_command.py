@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from oblong.cli.main import run
-from tests.report_builders import make_demo_comparison, make_plan, make_scan
+from tests.report_builders import make_demo_comparison
+from tests.scan_builders import make_plan, make_scan
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from oblong.comparing.contrasts import compute_changes
+from oblong.comparing.contrasts import compute_answer_changes, compute_changes
 from oblong.records import ArmRun
 from tests.report_builders import make_demo_comparison
+from tests.suite_builders import make_task_score
 
 
 def test_changes_are_after_minus_before_and_after_minus_control() -> None:
@@ -39,3 +40,20 @@ def test_seeds_are_paired_whatever_the_order_of_the_runs() -> None:
     assert {(change.arm, change.corpus): change for change in found} == {
         (change.arm, change.corpus): change for change in expected
     }
+
+
+def test_answers_of_the_seeds_are_pooled_and_runs_without_answers_left_out() -> None:
+    comparison = make_demo_comparison()
+    base = comparison.base.model_copy(update={"suite": {"cities": make_task_score([1, 1, 0, 0])}})
+    after = {"cities": make_task_score([1, 0, 0, 0])}
+    without = comparison.runs[0]
+    runs = [without] + [
+        run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"suite": after})})
+        for run in comparison.runs[1:]
+    ]
+    changes = {change.arm: change for change in compute_answer_changes(base, runs)}
+    assert list(changes) == list(comparison.arms)
+    for arm, change in changes.items():
+        assert change.num_seeds == sum(run.arm == arm for run in comparison.runs) - (arm == without.arm)
+        assert change.num_lost == change.num_seeds
+    assert compute_answer_changes(comparison.base, runs) == ()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from oblong.comparing.compare import plan_arm
 from oblong.comparing.recipe import CompareRecipe
 from oblong.records import Plan
-from tests.report_builders import make_scan
+from tests.scan_builders import make_scan
 
 
 def make_recipe(arms: dict[str, dict[str, Any]]) -> CompareRecipe:

@@ -68,10 +68,11 @@ def test_bundled_texts_are_there_and_enough(name: str) -> None:
     assert documents.name == name
 
 
-def test_held_out_german_shares_no_paragraph_with_the_training_text() -> None:
-    train = {line for text in read_documents("bundled:german-train").texts for line in text.split("\n")}
-    test = {line for text in read_documents("bundled:german-test").texts for line in text.split("\n")}
-    cut_off = {text.split("\n")[-1] for text in read_documents("bundled:german-test").texts}
+@pytest.mark.parametrize("name", ["german", "office"])
+def test_held_out_help_shares_no_paragraph_with_the_training_text(name: str) -> None:
+    train = {line for text in read_documents(f"bundled:{name}-train").texts for line in text.split("\n")}
+    test = {line for text in read_documents(f"bundled:{name}-test").texts for line in text.split("\n")}
+    cut_off = {text.split("\n")[-1] for text in read_documents(f"bundled:{name}-test").texts}
     assert (test - cut_off) & train == set()
 
 

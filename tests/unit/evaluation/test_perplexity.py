@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from oblong.errors import DataError, OperationalError
 from oblong.evaluation.perplexity import score_corpus
+from tests.tiny_configs import make_llama_config
 from tests.tolerances import SCORE_AGAINST_REFERENCE
 from tests.tuning_builders import make_tokenizer
 
@@ -20,13 +21,10 @@ WHOLE = 512
 def make_llama(seed: int = 0, *, vocabulary: int = 257, spread: float = 0.3) -> PreTrainedModel:
     """A random float32 Llama; a wide spread of weights makes its predictions far from uniform."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = make_llama_config(
         vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=WHOLE,
         initializer_range=spread,
     )

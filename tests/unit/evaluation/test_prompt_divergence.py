@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from oblong.errors import DataError
 from oblong.evaluation.prompt_divergence import score_prompts
 from oblong.evaluation.statistics import bootstrap_divergence, bootstrap_loss
 from oblong.records import DocumentScore
+from tests.tiny_configs import make_llama_config
 from tests.tuning_builders import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -17,13 +18,10 @@ AGREES = 1e-4
 
 def make_llama(seed: int, *, vocabulary: int = 257) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = make_llama_config(
         vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=48,
         num_hidden_layers=1,
         num_attention_heads=2,
-        num_key_value_heads=2,
         max_position_embeddings=64,
         initializer_range=0.3,
     )

@@ -8,7 +8,7 @@ from oblong.errors import PlanMismatchError
 from oblong.planning import controls, inverse, random_matching_parameters, random_matching_role_and_shape
 from oblong.records import Plan
 from tests.plan_builders import make_column, make_matrix, names_of, plan_with
-from tests.report_builders import make_scan
+from tests.scan_builders import make_scan
 
 
 def count_kinds(plan: Plan) -> Counter[tuple[str, tuple[int, ...]]]:

@@ -6,7 +6,7 @@ from oblong.errors import SelectionError
 from oblong.planning import CRITERIA, find_criterion
 from oblong.planning.criteria import compute_draw
 from oblong.records import Status
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 MEASURED = [name for name, criterion in CRITERIA.items() if not criterion.needs_spectrum]
 

@@ -7,7 +7,7 @@ from oblong.planning import find_unresolved, make_rule, select
 from oblong.planning.reasons import format_ordinal
 from oblong.records import Status
 from tests.plan_builders import make_column, make_matrix, make_part, names_of, plan_with
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 
 def test_lowest_and_highest_are_the_two_ends() -> None:

@@ -18,7 +18,7 @@ from oblong.planning.spectral_criteria import compute_alpha, compute_snr, comput
 from oblong.records import Scan
 from oblong.records.packed_spectrum import PackedSpectrum
 from tests.plan_builders import names_of, plan_with
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 Array = NDArray[np.float64]
 SPECTRAL = ("snr", "snr_sqrt_n", "alpha")

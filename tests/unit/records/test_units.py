@@ -12,7 +12,8 @@ import pytest
 
 from oblong.errors import MissingExtraError, SelectionError
 from oblong.records import Measures, Scan, Status, Unit, Units
-from tests.report_builders import make_demo_comparison, make_plan, make_scan, make_unit
+from tests.report_builders import make_demo_comparison
+from tests.scan_builders import make_plan, make_scan, make_unit
 
 
 @pytest.fixture

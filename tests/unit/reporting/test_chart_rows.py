@@ -20,18 +20,8 @@ from oblong.reporting.chart_rows import (
     trade_rows,
     unresolved_ranges,
 )
-from tests.report_builders import (
-    ARMS,
-    GENERAL,
-    NEW_DOMAIN,
-    NUM_LAYERS,
-    ROLE_SHAPES,
-    make_comparison,
-    make_demo_comparison,
-    make_plan,
-    make_scan,
-    make_unit,
-)
+from tests.report_builders import ARMS, GENERAL, NEW_DOMAIN, make_comparison, make_demo_comparison
+from tests.scan_builders import NUM_LAYERS, ROLE_SHAPES, make_plan, make_scan, make_unit
 from tests.tolerances import REPORT_ARITHMETIC
 
 

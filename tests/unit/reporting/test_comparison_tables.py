@@ -26,14 +26,7 @@ from oblong.reporting.formats import (
     format_share,
     format_yes,
 )
-from tests.report_builders import (
-    ARMS,
-    GENERAL,
-    NEW_DOMAIN,
-    make_comparison,
-    make_demo_comparison,
-    make_interval,
-)
+from tests.report_builders import ARMS, GENERAL, NEW_DOMAIN, make_comparison, make_demo_comparison, make_interval
 from tests.tolerances import REPORT_ARITHMETIC
 
 

@@ -13,7 +13,8 @@ from oblong.reporting.chart_rows import heat_rows, loss_rows, null_rows
 from oblong.reporting.figures import Figure, build_figures, render_png, render_svg, style_report, write_figures
 from oblong.reporting.front_rows import count_outside, curve_rows, front_rows
 from oblong.reporting.theme import CONTROL_COLOUR, PAPER, SCREEN
-from tests.report_builders import ARMS, CONTROL, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
+from tests.report_builders import ARMS, CONTROL, make_comparison, make_demo_comparison
+from tests.scan_builders import make_plan, make_scan, make_unit
 from tests.sweep_builders import GAIN, make_many_arms, make_sweep
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

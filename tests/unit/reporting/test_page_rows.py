@@ -16,7 +16,8 @@ from oblong.reporting.page_rows import (
     scan_facts,
     status_rows,
 )
-from tests.report_builders import NEW_DOMAIN, make_comparison, make_demo_comparison, make_plan, make_scan, make_unit
+from tests.report_builders import NEW_DOMAIN, make_comparison, make_demo_comparison
+from tests.scan_builders import make_plan, make_scan, make_unit
 from tests.tolerances import REPORT_ARITHMETIC
 
 

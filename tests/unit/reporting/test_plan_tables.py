@@ -14,7 +14,7 @@ from oblong.reporting.plan_tables import (
     render_tensors,
 )
 from tests.plan_builders import make_matrix, plan_with
-from tests.report_builders import make_scan
+from tests.scan_builders import make_scan
 
 
 def test_roles_come_in_order_of_their_parameters() -> None:

@@ -9,7 +9,8 @@ import pytest
 from oblong.records import Comparison
 from oblong.reporting.reading import Topic, read_comparison
 from oblong.reporting.verdicts import join_names, verdict
-from tests.report_builders import NEW_DOMAIN, make_comparison, make_plan, make_scan
+from tests.report_builders import NEW_DOMAIN, make_comparison
+from tests.scan_builders import make_plan, make_scan
 
 Changes = Mapping[str, Mapping[str, float]]
 

@@ -13,14 +13,8 @@ from oblong.errors import OutputExistsError, PlanMismatchError, UserError
 from oblong.records import Status
 from oblong.reporting.html import collect_plans, render_report, vega_bundle, write_report
 from oblong.reporting.markup import content_security_policy, mark_interval, to_script_json, true_minus
-from tests.report_builders import (
-    NEW_DOMAIN,
-    make_comparison,
-    make_demo_comparison,
-    make_plan,
-    make_scan,
-    make_unit,
-)
+from tests.report_builders import NEW_DOMAIN, make_comparison, make_demo_comparison
+from tests.scan_builders import make_plan, make_scan, make_unit
 from tests.sweep_builders import SweptArm, make_many_arms, make_sweep
 
 MAX_PAGE_BYTES = 5_000_000

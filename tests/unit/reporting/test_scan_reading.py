@@ -6,7 +6,7 @@ import pytest
 
 from oblong.records import Scan, Status
 from oblong.reporting.scan_reading import read_scan, shape_share
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 from tests.tolerances import REPORT_ARITHMETIC
 
 

@@ -22,7 +22,7 @@ from oblong.reporting.scan_tables import (
     render_skipped,
     render_units,
 )
-from tests.report_builders import make_scan, make_unit
+from tests.scan_builders import make_scan, make_unit
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from oblong.errors import SelectionError
 from oblong.reporting.spectrum_rows import compute_null_share, list_bins, list_quantiles
 from oblong.reporting.spectrum_tables import BAR, BAR_WIDTH, NULL_MARK, draw_bar, find_unit, render_unit
 from tests import tolerances
-from tests.report_builders import make_scan
+from tests.scan_builders import make_scan
 
 
 def render(renderable: RenderableType) -> str:

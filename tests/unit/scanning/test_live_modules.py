@@ -14,7 +14,7 @@ from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import attach_align_device_hook
 from safetensors.torch import save_file
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from oblong.checkpoints import Checkpoint
@@ -24,19 +24,12 @@ from oblong.planning import plan
 from oblong.records import Scan, Status
 from oblong.scanning import ScanProgress, scan
 from oblong.tuning.apply import apply_plan
+from tests.tiny_configs import make_llama_config
 
 
 def make_llama(*, tied: bool = True) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
+    config = make_llama_config(vocab_size=64, hidden_size=16, intermediate_size=40, tie_word_embeddings=tied)
     return LlamaForCausalLM(config)
 
 

@@ -17,7 +17,7 @@ from oblong.records import Measures, Status
 from oblong.scanning import store as store_module
 from oblong.scanning.finding import Finding
 from oblong.scanning.store import CHECKSUM_LENGTH, SECONDS_PER_DAY, SpectrumStore
-from tests.report_builders import make_unit
+from tests.scan_builders import make_unit
 
 
 def make_key(number: int) -> str:

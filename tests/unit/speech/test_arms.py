@@ -163,7 +163,7 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_lora_without_peft_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = build_tiny(tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"LoRA needs .* pip install 'oblong\[speech\]'"):
+    with pytest.raises(MissingExtraError, match=r"LoRA needs .* pip install 'oblong\[adapters\]'"):
         apply_arm(model, make_arm(tmp_path, "lora"), language_model=tmp_path / "llama")
 
 

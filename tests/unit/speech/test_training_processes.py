@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from oblong.errors import UserError
 from oblong.speech.training.forecast import forecast_training
-from oblong.speech.training.processes import ALONE, Processes, join_processes
+from oblong.speech.training.processes import ALONE, Processes, join_processes, refuse_idle_processes
 from oblong.speech.training.sharding import find_layers
 from tests.training_builders import make_data, make_recipe
 
@@ -71,6 +72,27 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     refuse(monkeypatch, r"PyTorch sees 1 GPUs: one process per GPU", LOCAL_RANK="1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"batch": {"max_utterances": 2}}, "batch"),
+        ({"spell": {"batch": {"max_utterances": 2}}}, "spell.batch"),
+        ({"batch": {"max_utterances": 2}, "spell": {"batch": {"max_utterances": 9}}}, "batch"),
+    ],
+)
+def test_more_processes_than_a_batch_of_some_stage_has_utterances_are_refused(
+    tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    recipe = make_recipe(tmp_path, **{"batch": {"max_utterances": 4}, **changes})
+    refuse_idle_processes(recipe, 2)
+    with pytest.raises(UserError, match=rf" and {name}\.max_utterances is 2: raise it to 3"):
+        refuse_idle_processes(recipe, 3)
+
+
+def test_a_lesson_with_the_batches_of_the_other_stages_is_judged_once(tmp_path: Path) -> None:
+    refuse_idle_processes(make_recipe(tmp_path, spell=True), 4)
 
 
 def test_layers_are_the_largest_list() -> None:

@@ -49,6 +49,16 @@ def sum_over_paths(log_probabilities: torch.Tensor, target: list[int]) -> float:
     return -float(torch.logsumexp(torch.stack(kept), 0))
 
 
+def compare_length(speller: Speller, model: Any, clips: list[Clip]) -> float:
+    """Mean over all audio tokens of log(rms / rms of the embeddings that the speller knows)^2."""
+    letters = {letter for clip in clips for letter in clip.utterance.text}
+    tokens = [model.get_audio_features(audio_features=[clip.frames]).pooler_output.detach() for clip in clips]
+    sizes = torch.cat(tokens).square().mean(-1).sqrt()
+    known = speller.get_buffer("_embeddings")
+    assert len(known) == len(letters) + 1  # and the blank
+    return float((sizes / known.square().mean().sqrt()).log().square().mean())
+
+
 def test_the_loss_sums_over_every_way_to_spell(spoken: tuple[Any, Any, list[Clip]]) -> None:
     model, processor, clips = spoken
     two = [clips[0], clips[3]]  # "ab" and "gh": two letters, a token each
@@ -64,7 +74,9 @@ def test_the_loss_sums_over_every_way_to_spell(spoken: tuple[Any, Any, list[Clip
         log_probabilities = (tokens @ table.T * speller.scale).log_softmax(-1)
         target = [letters.index(token) + 1 for token in ids]
         expected.append(sum_over_paths(log_probabilities.detach(), target) / len(target))
-    assert speller(batch).loss.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert speller(batch).loss.item() == pytest.approx(
+        sum(expected) / 2 + compare_length(speller, model, two), rel=1e-5
+    )
 
 
 def test_only_the_adaptor_and_the_head_get_gradients(spoken: tuple[Any, Any, list[Clip]]) -> None:
@@ -85,7 +97,9 @@ def test_a_transcript_longer_than_its_audio_counts_as_zero(spoken: tuple[Any, An
     long = replace(clips[0], utterance=replace(clips[0].utterance, text="ab" * 40))
     speller = Speller(model, processor, [long])
     loss = speller(BatchMaker(processor).make([long])).loss
-    assert loss.item() == 0.0
+    assert loss.item() == pytest.approx(compare_length(speller, model, [long]), rel=1e-5)
+    unweighted = Speller(model, processor, [long], length_weight=0.0)
+    assert unweighted(BatchMaker(processor).make([long])).loss.item() == 0.0
     loss.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
     model.zero_grad()
@@ -103,6 +117,8 @@ def test_it_learns_to_spell_before_the_language_model_listens(folder: Path) -> N
     assert first.wer is not None
     assert first.wer > 0.5
     assert last.wer == 0.0
+    ratios = [point.alignment.rms_ratio for point in run.points if point.stage is SpeechStage.SPELL]
+    assert ratios[-1] == pytest.approx(1, abs=0.2)  # audio tokens are as long as embeddings
     assert last.num_utterances == len(WORDS)
     assert all(not point.spelling for point in run.points if point.stage is not SpeechStage.SPELL)
 

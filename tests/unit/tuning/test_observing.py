@@ -19,6 +19,7 @@ from oblong.tuning.run import tune
 from tests.tuning_builders import TEXTS, make_recipe, save_tiny_llama
 
 CORPORA = [Corpus(documents=Documents(name="held-out", source="-", texts=tuple(text.upper() for text in TEXTS[:3])))]
+ADAPTERS = ("lora", "lisa", "osf")
 WISE_FT = {"name": "wise_ft", "strength": 0.5}
 Look = Callable[[int, LoadedModel], str | None]
 
@@ -40,9 +41,9 @@ def is_bit_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("method", [None, WISE_FT])
+@pytest.mark.parametrize("fields", [{}, {"method": WISE_FT}, *({"adapter": name, "plan": None} for name in ADAPTERS)])
 def test_states_are_what_shorter_runs_end_in_and_the_end_is_that_of_a_run_nobody_looked_at(
-    tmp_path: Path, dtype: Dtype, method: Any
+    tmp_path: Path, dtype: Dtype, fields: dict[str, Any]
 ) -> None:
     save_tiny_llama(tmp_path / "model", dtype=getattr(torch, dtype))
     seen: dict[int, dict[str, CorpusScore]] = {}
@@ -50,7 +51,7 @@ def test_states_are_what_shorter_runs_end_in_and_the_end_is_that_of_a_run_nobody
     def look(step: int, loaded: LoadedModel) -> None:
         seen[step] = score(loaded)
 
-    fields = {"dtype": dtype, "method": method}
+    fields = {"dtype": dtype} | fields
     watched = run_tuning(tmp_path, "watched", look, **fields)
     assert is_bit_equal(watched, run_tuning(tmp_path, "alone", **fields))
     assert seen.keys() == {2, 4}  # the last state is that of the finished run

@@ -31,6 +31,7 @@ class KilledError(Exception):
 
 def prepare(recipe: TuneRecipe) -> tuple[AppliedPlan, TrainingBlocks, int]:
     loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
+    assert recipe.plan is not None
     plan = Plan.read(Path(recipe.plan))
     applied = apply_plan(loaded.model, plan, stored=open_stored_tensors(loaded.path))
     texts = read_documents(recipe.data.source).texts

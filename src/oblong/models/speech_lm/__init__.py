@@ -10,7 +10,7 @@ from oblong.models.speech_lm.configuration import AdaptorConfig, SpeechLMConfig,
 from oblong.models.speech_lm.encoded_audio import EncodedAudio
 from oblong.models.speech_lm.loading import load_speech_lm
 from oblong.models.speech_lm.modeling import SpeechLMForConditionalGeneration
-from oblong.models.speech_lm.processing import SpeechLMProcessor
+from oblong.models.speech_lm.processing import SpeechLMProcessor, find_language_name
 from oblong.models.speech_lm.registration import register
 from oblong.models.speech_lm.supervision import (
     TrainingInputs,
@@ -29,6 +29,7 @@ __all__ = [
     "TrainingInputs",
     "build_speech_lm",
     "check_supervision",
+    "find_language_name",
     "load_adaptor",
     "load_speech_lm",
     "make_paper_config",

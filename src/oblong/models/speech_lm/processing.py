@@ -20,6 +20,12 @@ LANGUAGE_INSTRUCTION: Final = "Transcribe the {language} speech."
 Audio = np.ndarray[Any, Any] | torch.Tensor | Sequence[float]
 
 
+def find_language_name(language: str) -> str | None:
+    """What prompts call a language, `German` for `de` or `german`; None for one that Whisper does not know."""
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    return LANGUAGES[code].title() if code in LANGUAGES else None
+
+
 class SpeechLMProcessor(ProcessorMixin):
     """Feature extractor and tokenizer in one, with the prompts.
 
@@ -98,10 +104,10 @@ class SpeechLMProcessor(ProcessorMixin):
         """The instruction for a language; the default one without."""
         if language is None:
             return self.instruction
-        code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
-        if code not in LANGUAGES:
+        name = find_language_name(language)
+        if name is None:
             raise SpeechInputError(f"there is no language {language!r}: use a code like de, or a name like german")
-        return LANGUAGE_INSTRUCTION.format(language=LANGUAGES[code].title())
+        return LANGUAGE_INSTRUCTION.format(language=name)
 
     def apply_transcription_request(
         self,

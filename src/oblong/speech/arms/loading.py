@@ -23,8 +23,9 @@ from oblong.models.speech_lm import (
 from oblong.models.speech_lm.loading import check_processor
 from oblong.records.speech_delta import LoraShape
 from oblong.speech.arms.delta_file import ADAPTOR_FILE, ADVICE, LORA_FILE, StoredSpeechDelta, read_speech_delta
-from oblong.speech.arms.lora import MATRICES, add_lora
+from oblong.speech.arms.lora import add_lora
 from oblong.speech.arms.towers import find_towers
+from oblong.tuning.adapters.lora import MATRICES
 
 # What a configuration says of files, versions and this process, and not of the model.
 PASSING_FIELDS: Final = frozenset({"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"})

@@ -1,28 +1,23 @@
 """Low-rank adapters in the language model of a speech LLM, by PEFT: found, added, merged.
 
-PEFT would add them in the dtype of the frozen weights, and would pass over a target that matches nothing. Here their
-matrices are float32, as all that trains, and every target must name linear layers.
+PEFT would pass over a target that matches nothing. Here every target must name linear layers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 
 from oblong.checkpoints.roles import classify_role
-from oblong.errors import MissingExtraError, SelectionError
+from oblong.errors import SelectionError
 from oblong.models.speech_lm import SpeechLMForConditionalGeneration
 from oblong.records.speech_delta import LoraShape
 from oblong.speech.arms.recipe import LoraRecipe
-
-ADAPTER: Final = "default"
-# Not the router, the embedding or the head, as in a Plan's default.
-DEFAULT_ROLES: Final = frozenset({"q", "k", "v", "o", "qkv", "gate", "up", "down", "gate_up"})
-MATRICES: Final = ("lora_A", "lora_B")
+from oblong.tuning.adapters.lora import choose_rank, inject_lora, iterate_lora_layers, remove_adapters
+from oblong.tuning.adapters.planning import LINEAR_ROLES
 
 
 def shape_lora(model: SpeechLMForConditionalGeneration, recipe: LoraRecipe) -> LoraShape:
@@ -48,7 +43,7 @@ def find_lora_targets(language_model: nn.Module, targets: Sequence[str] | None =
     modules: Mapping[str, nn.Module] = dict(language_model.named_modules())
     linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
     if targets is None:
-        found = {name: module for name, module in linear.items() if classify_role(f"{name}.weight") in DEFAULT_ROLES}
+        found = {name: module for name, module in linear.items() if classify_role(f"{name}.weight") in LINEAR_ROLES}
         if not found:
             raise SelectionError("lora: no linear layer of attention or MLP is known here: name some in target_modules")
         return found
@@ -86,9 +81,8 @@ def choose_lora_rank(
     Raises:
         SelectionError: no parameters are asked for, or a target matches nothing.
     """
-    if num_parameters < 1:
-        raise SelectionError(f"lora: {num_parameters} parameters are none: ask for 1 or more")
-    return max(1, round(num_parameters / count_lora_parameters(model, targets)))
+    layers = find_lora_targets(model.model.language_model, targets).values()
+    return choose_rank(num_parameters, [tuple(layer.weight.shape) for layer in layers])
 
 
 def add_lora(model: SpeechLMForConditionalGeneration, shape: LoraShape, *, seed: int = 0) -> Mapping[str, nn.Parameter]:
@@ -107,45 +101,15 @@ def add_lora(model: SpeechLMForConditionalGeneration, shape: LoraShape, *, seed:
         SelectionError: a layer that this language model does not have.
     """
     find_lora_targets(model.model.language_model, shape.modules)
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtraError("LoRA", "speech") from error
-    config: Any = peft.LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=list(shape.modules))
-    with torch.random.fork_rng(devices=[]):
-        peft.inject_adapter_in_model(config, model.model.language_model, ADAPTER)
-    _draw_matrices(model, seed)
+    matrices = inject_lora(model.model.language_model, shape.modules, rank=shape.rank, alpha=shape.alpha, seed=seed)
     model.config.audio_gated_adapters = shape.audio_gated
-    return {
-        f"{path}.{name}.weight": getattr(layer, name)[ADAPTER].weight
-        for path, layer in _iterate_layers(model)
-        for name in MATRICES
-    }
-
-
-@torch.no_grad()
-def _draw_matrices(model: SpeechLMForConditionalGeneration, seed: int) -> None:
-    """Draw A again, as PEFT does, but in float32 and on the CPU: the same on every device and under every dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    for _, layer in _iterate_layers(model):
-        for name in MATRICES:
-            getattr(layer, name).float()
-        drawn = torch.empty(layer.lora_A[ADAPTER].weight.shape)
-        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        layer.lora_A[ADAPTER].weight.copy_(drawn)
+    return matrices
 
 
 @torch.no_grad()
 def merge_lora(model: SpeechLMForConditionalGeneration) -> None:
     """Fold the adapters into the weights, W + (alpha / rank) B A, and leave plain linear layers."""
     language_model: Any = model.model.language_model
-    for path, layer in list(_iterate_layers(model)):
+    for _, layer in iterate_lora_layers(language_model):
         layer.merge()
-        language_model.set_submodule(path, layer.get_base_layer())
-    if hasattr(language_model, "peft_config"):
-        del language_model.peft_config
-
-
-def _iterate_layers(model: SpeechLMForConditionalGeneration) -> Iterator[tuple[str, Any]]:
-    modules: Any = model.model.language_model.named_modules()
-    return ((name, module) for name, module in modules if hasattr(module, "lora_A"))
+    remove_adapters(language_model, iterate_lora_layers(language_model))

@@ -1,9 +1,9 @@
 """One forward pass of training, with what all prompts have in common computed once.
 
-Before the audio every prompt is the same: the beginning of the text and the system's turn, a third of the positions of
-a short clip with SmolLM2's template. Keys and values of these positions do not depend on what follows. They are
-computed with a batch of one and repeated for the rows; gradients flow through the repetition where the language model
-trains, and where it is frozen they are computed once for all.
+Before the audio every prompt is the same: the beginning of the text and the system's turn. Keys and values of these
+positions do not depend on what follows. They are computed with a batch of one and repeated for the rows; gradients flow
+through the repetition where the language model trains, and where it is frozen they are computed once for all. What that
+saves: benchmarks/speech_prefix.py.
 """
 
 from __future__ import annotations

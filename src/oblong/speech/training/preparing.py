@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,13 @@ from oblong.checkpoints.locate import locate_model
 from oblong.corpora.speech import AudioLimits, Utterance, read_manifest
 from oblong.errors import DataError, RecipeError, UserError
 from oblong.evaluation.evaluate import choose_device
-from oblong.models.speech_lm import SpeechLMForConditionalGeneration, SpeechLMProcessor, build_speech_lm, load_adaptor
+from oblong.models.speech_lm import (
+    SpeechLMForConditionalGeneration,
+    SpeechLMProcessor,
+    build_speech_lm,
+    find_language_name,
+    load_adaptor,
+)
 from oblong.models.wheels import digest_file
 from oblong.records import Plan, SpeechData
 from oblong.speech.arms.delta_file import ADAPTOR_FILE, is_speech_delta, read_speech_delta
@@ -151,7 +158,7 @@ def build_model(
     device = choose_device(None)
     model.to(device)  # type: ignore[arg-type]
     if device.type == "cpu":
-        # torch's fused attention is slow backwards on the CPU: a step takes 1.3 times as long with it (SmolLM2, bf16).
+        # torch's fused attention is slow backwards on the CPU; benchmarks/speech_prefix.py measures both.
         language_model: Any = model.model.language_model
         language_model.set_attn_implementation("eager")
     return model, processor, device
@@ -242,6 +249,7 @@ def _try_manifest(problems: list[str], field: str, name: str, limit: int | None)
         problems.append(f"{field}: {error}{hint}")
         return None
     kept = spread_evenly(utterances, limit)
+    problems += [f"{field}: {problem}" for problem in _find_nameless_languages(path, kept)]
     return Manifest(
         name=path.stem,
         path=path,
@@ -249,3 +257,13 @@ def _try_manifest(problems: list[str], field: str, name: str, limit: int | None)
         utterances=kept,
         num_limited=len(utterances) - len(kept),
     )
+
+
+def _find_nameless_languages(path: Path, utterances: Sequence[Utterance]) -> Iterator[str]:
+    """Problems with languages: every prompt names the utterance's."""
+    for lang, count in Counter(utterance.lang for utterance in utterances).items():
+        if find_language_name(lang) is None:
+            yield (
+                f"{path}: field 'lang' is {lang!r} in {count} of {len(utterances)} utterances, a language that prompts "
+                "have no name for: correct it, or leave these utterances out"
+            )

@@ -201,11 +201,15 @@ def refuse_idle_processes(recipe: SpeechTrainRecipe, count: int) -> None:
     """Stop where some processes would never have an utterance.
 
     Raises:
-        UserError: a batch has fewer than there are processes.
+        UserError: a batch of some stage has fewer than there are processes.
     """
-    most = recipe.batch.max_utterances
-    if count > most:
-        raise UserError(
-            f"{count} processes share each batch, and batch.max_utterances is {most}: raise it to {count} or more, or "
-            f"start at most {most} processes"
-        )
+    batches = {"batch": recipe.batch}
+    if recipe.spell is not None and recipe.spell.batch is not None:
+        batches["spell.batch"] = recipe.spell.batch
+    for name, batch in batches.items():
+        most = batch.max_utterances
+        if count > most:
+            raise UserError(
+                f"{count} processes share each batch, and {name}.max_utterances is {most}: raise it to {count} or "
+                f"more, or start at most {most} processes"
+            )

@@ -97,6 +97,9 @@ class SpellRecipe(OptimizerRecipe):
 
     epochs: float = Field(default=6, gt=0, description="passes over the training utterances")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak")
+    length_weight: float = Field(
+        default=1.0, ge=0, description="of the term that keeps audio tokens as long as the model's embeddings"
+    )
     batch: BatchRecipe | None = Field(default=None, description="default: that of the other stages")
 
 

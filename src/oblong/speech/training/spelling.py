@@ -4,14 +4,18 @@ Stage A teaches the adaptor through the whole language model, and at first its g
 which frames belong to which token. That is what connectionist temporal classification (CTC) is for. Here its output
 layer is the language model's own embedding table: every audio token is compared with the embeddings of the tokens that
 occur in the training transcripts, and with that of a space for "nothing new here". What minimises the loss is a
-sequence of audio tokens that lie where the transcript's tokens lie. No pass through the language model is needed, so a
-step costs a hundredth of stage A's.
+sequence of audio tokens that lie where the transcript's tokens lie. No pass through the language model is needed: in
+the run of docs/explanation/figure-1-again.md an utterance cost a twelfth of one in stage A (14,841 in 673 s against
+940 in 518 s, in batches of other sizes).
 
     logits[m, v] = scale * <audio token m, embedding v> + bias[v]
-    loss = -log P_CTC(transcript | logits) / number of its tokens
+    loss = -log P_CTC(transcript | logits) / number of its tokens + w * mean over m of log(rms(audio token m) / r)^2
+
+where r is the root mean square of the embeddings. Without the second term longer vectors win: they make surer logits,
+and the language model, which has never seen an embedding of that length, listens to them later.
 
 Source: Graves et al. 2006 for the loss. LegoSLM (arXiv 2505.11352) feeds CTC posteriors, as mixtures of embeddings, to
-the language model; here CTC only trains the adaptor and is then gone. Measured in EXPERIMENTS.md; see design/056.
+the language model; here CTC only trains the adaptor and is then gone. Measured in EXPERIMENTS.md; see design/057.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ FIRST_LOGIT: Final = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpellingOutput:
-    """What a batch says: `loss`, nats per token of the transcripts."""
+    """What a batch says: `loss`, nats per token of the transcripts, and the term of the length."""
 
     loss: torch.Tensor
 
@@ -51,6 +55,7 @@ class Speller(nn.Module):
         model: its adaptor trains.
         processor: the model's.
         clips: whose transcripts name the tokens to tell apart.
+        length_weight: of the term that keeps audio tokens as long as embeddings.
 
     Attributes:
         scale: of the comparison; trains.
@@ -58,9 +63,15 @@ class Speller(nn.Module):
     """
 
     def __init__(
-        self, model: SpeechLMForConditionalGeneration, processor: SpeechLMProcessor, clips: Sequence[Clip]
+        self,
+        model: SpeechLMForConditionalGeneration,
+        processor: SpeechLMProcessor,
+        clips: Sequence[Clip],
+        *,
+        length_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self._length_weight = length_weight
         self._adaptor = model.model.multi_modal_projector
         # The end of the turn is no sound.
         self._num_end = len(tokenise_answer(processor, ""))
@@ -90,7 +101,8 @@ class Speller(nn.Module):
         Args:
             batch: on the model's device.
         """
-        log_probabilities_NMV, lengths = self._compare(batch)
+        tokens_NMH, mask_NM = self._hear(batch)
+        log_probabilities_NMV, lengths = self._compare(tokens_NMH), mask_NM.sum(-1)
         targets = [self._find_targets(labels) for labels in batch.labels]
         counts = torch.tensor([len(target) for target in targets], device=lengths.device)
         losses = functional.ctc_loss(
@@ -101,25 +113,35 @@ class Speller(nn.Module):
             reduction="none",
             zero_infinity=True,
         )
-        return SpellingOutput(loss=(losses / counts.clamp(min=1)).sum() / batch.num_utterances)
+        spelling = (losses / counts.clamp(min=1)).sum() / batch.num_utterances
+        return SpellingOutput(loss=spelling + self._length_weight * self._compare_length(tokens_NMH[mask_NM]))
 
     @torch.no_grad()
     def spell(self, batch: SpeechBatch) -> list[list[int]]:
         """The most probable frame by frame, repetitions and blanks taken out: token ids of each utterance."""
         tokens = {place: token for token, place in self._places.items()}
-        log_probabilities_NMV, lengths = self._compare(batch)
-        best_NM = log_probabilities_NMV.argmax(-1)
+        tokens_NMH, mask_NM = self._hear(batch)
+        best_NM = self._compare(tokens_NMH).argmax(-1)
         return [
-            [tokens[place] for place in torch.unique_consecutive(row[:length]).tolist() if place]
-            for row, length in zip(best_NM, lengths.tolist(), strict=True)
+            [tokens[place] for place in torch.unique_consecutive(row[mask]).tolist() if place]
+            for row, mask in zip(best_NM, mask_NM, strict=True)
         ]
 
-    def _compare(self, batch: SpeechBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log probabilities (N, M, V) and the number of audio tokens of each, (N,)."""
+    def _hear(self, batch: SpeechBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Audio tokens (N, M, H), float32, and which of them are audio, (N, M)."""
         audio = EncodedAudio.gather(batch.frames, None)
         tokens_NMH, mask_NM = self._adaptor(audio.frames, audio.mask)
-        logits_NMV = functional.linear(tokens_NMH.float(), self._embeddings) * self.scale + self.bias
-        return logits_NMV.log_softmax(-1), mask_NM.sum(-1)
+        return tokens_NMH.float(), mask_NM
+
+    def _compare(self, tokens_NMH: torch.Tensor) -> torch.Tensor:
+        """Log probabilities (N, M, V)."""
+        logits_NMV = functional.linear(tokens_NMH, self._embeddings) * self.scale + self.bias
+        return logits_NMV.log_softmax(-1)
+
+    def _compare_length(self, tokens_MH: torch.Tensor) -> torch.Tensor:
+        """How far audio tokens are from being as long as embeddings: the mean square of the ratio's logarithm."""
+        power_M = tokens_MH.square().mean(-1)
+        return (0.5 * (power_M / self._embeddings.square().mean()).log()).square().mean()
 
     def _find_targets(self, labels: torch.Tensor) -> torch.Tensor:
         """Places of a transcript's tokens; one that no training transcript has is left out."""

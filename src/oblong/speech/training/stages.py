@@ -82,11 +82,12 @@ class SpeechTraining:
         model, processor, device = processes.agree(lambda: build_model(recipe, langs))
         self._model, self._processor = model, processor
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
+        # The small sets first: that one cannot be used should not be found out after hours of encoding.
         self._evaluate = {
             name: hear(manifest, model, processor, recipe, on_progress, processes)
             for name, manifest in inputs.evaluate.items()
         }
+        self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
         maker = BatchMaker(processor)
         forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
         self._bench = Workbench(
@@ -146,7 +147,9 @@ class SpeechTraining:
 
     def _spell(self, state: TrainingState, *, resume: bool) -> tuple[TrainingState, Verdict | None]:
         """Let the adaptor learn to spell."""
-        speller = Speller(self._model, self._processor, self._bench.clips)
+        recipe = self._recipe.spell
+        assert recipe is not None  # or the stage would not run
+        speller = Speller(self._model, self._processor, self._bench.clips, length_weight=recipe.length_weight)
         state, verdict = self._run_stage(self._plan_spell(state, speller), state, resume=resume)
         return (state, verdict) if verdict is not None else (self._put_behind(state, SpeechStage.ALIGN), None)
 
