@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oblong.records import Interval, TaskChange, TaskScore
-from oblong.reporting.formats import NOTHING, format_share
-from oblong.reporting.significance import format_p_value
+from oblong.reporting.formats import NOTHING, format_p_value, format_share
 from oblong.reporting.verdicts import join_names
 
 LEVEL: Final = 0.05
