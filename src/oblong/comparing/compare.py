@@ -189,6 +189,7 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         window=recipe.window,
         stride=recipe.stride,
         divergence=recipe.divergence,
+        state_divergence=recipe.state_divergence,
         threads=threads,
         learning_rate=cell.learning_rate,
         rate_name=cell.rate_name,

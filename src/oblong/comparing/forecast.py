@@ -92,7 +92,7 @@ def forecast_comparison(recipe: CompareRecipe) -> Forecast:
         num_workers=num_workers,
         steps_per_run=train.steps,
         tokens_per_run=None if train.steps is None else train.steps * tokens_per_step,
-        evaluations_per_run=len(recipe.evaluate_at) + 1 + recipe.divergence,
+        evaluations_per_run=len(recipe.evaluate_at) * (1 + recipe.state_divergence) + 1 + recipe.divergence,
         seconds_per_step=None if timing is None else timing.seconds_per_step,
         seconds_per_evaluation=None if timing is None else timing.seconds_per_evaluation,
         memory_bytes=None if timing is None else timing.memory_bytes,

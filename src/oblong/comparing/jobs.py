@@ -38,6 +38,7 @@ class Job(Part):
     window: int
     stride: int
     divergence: bool
+    state_divergence: bool = False
     threads: int | None
     learning_rate: float | None = Field(default=None, description="for labels; null for the base")
     rate_name: str | None = Field(default=None, description="of an arm with a sweep: its learning rate, for labels")

@@ -127,6 +127,10 @@ class CompareRecipe(Part):
     window: int = Field(default=512, gt=1, description="evaluation context, tokens")
     stride: int = Field(default=256, gt=0, description="tokens newly predicted per evaluation window")
     divergence: bool = Field(default=True, description="also measure KL(base || tuned): doubles the evaluation's time")
+    state_divergence: bool = Field(
+        default=False,
+        description="measure it at `evaluate_at`, too, and compare arms by it; holds the base in memory, too",
+    )
     workers: int | None = Field(default=None, gt=0, description="runs at the same time; default: one per core on a CPU")
 
     @field_validator("suite", mode="before")
@@ -159,6 +163,8 @@ class CompareRecipe(Part):
             )
         if self.hopeless is not None and not self.evaluate_at:
             raise ValueError("hopeless: is judged at evaluations on the way, so give evaluate_at")
+        if self.state_divergence and not self.divergence:
+            raise ValueError("state_divergence: is the divergence on the way, so leave divergence on")
         if self.noise_floor == 1:
             raise ValueError("noise_floor: needs at least 2 evaluations, better 5; 0 for none")
         if not any(corpus.new_domain for corpus in self.evaluate.values()):

@@ -1,13 +1,14 @@
 """What the arms of a sweep forgot: along their curves, at the gain that they have in common, and as areas.
 
 A text that counts is one corpus, or all corpora of a kind together, each weighing the same whatever its length
-(design/032).
+(design/032). Forgetting is the rise of the loss, and where every state was compared with the base also the divergence
+from it, KL(base || model): a loss can fall on old text while what the model says of it changes (design/034).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,19 @@ from oblong.records import (
     Evaluation,
     LearningForgettingCurve,
     Retention,
+    RetentionMeasure,
 )
 
 SHARE_OF_CONTROL: Final = 0.5  # a heuristic: an arm that learns less than that would drag the common gain to nothing
 
 Corpora = tuple[str, ...]
+
+
+class Kept(NamedTuple):
+    """What must not be forgotten, and how forgetting it is measured."""
+
+    corpora: Corpora
+    measure: RetentionMeasure
 
 
 def compare_retention(
@@ -43,14 +52,23 @@ def compare_retention(
             learn at least half as much as the control. The other arms are then `not reached`.
 
     Returns:
-        All retention corpora pooled, if there are several, then each by itself. Nothing where no arm was evaluated at
-        two states or two learning rates: one state is a point, and no curve leads through it.
+        All retention corpora pooled, if there are several, then each by itself; in loss, then in divergence if all
+        states have it. Nothing where no arm was evaluated at two states or two learning rates: one state is a point,
+        and no curve leads through it.
     """
     kept = tuple(name for name, corpus in base.corpora.items() if not corpus.new_domain)
     if not kept or not is_sweep(runs):
         return ()
-    texts = [kept] if len(kept) > 1 else []
-    return tuple(_compare(base, runs, corpora, control, gain) for corpora in [*texts, *((name,) for name in kept)])
+    pooled = [kept] if len(kept) > 1 else []
+    measures: list[RetentionMeasure] = ["loss", "kl"] if has_divergence(runs, kept) else ["loss"]
+    texts = [Kept(corpora, measure) for measure in measures for corpora in [*pooled, *((name,) for name in kept)]]
+    return tuple(_compare(base, runs, text, control, gain) for text in texts)
+
+
+def has_divergence(runs: Sequence[ArmRun], corpora: Corpora) -> bool:
+    """Whether every evaluated state was compared with the base on these corpora."""
+    states = [state.evaluation for run in runs for state in run.states if state.step]
+    return all(evaluation.corpora[name].kl is not None for evaluation in states for name in corpora)
 
 
 def is_sweep(runs: Sequence[ArmRun]) -> bool:
@@ -61,14 +79,15 @@ def is_sweep(runs: Sequence[ArmRun]) -> bool:
     return any(len(found) > 1 for found in points.values())
 
 
-def _compare(base: Evaluation, runs: Sequence[ArmRun], corpora: Corpora, control: str, gain: float | None) -> Retention:
-    before = make_base_texts(base, corpora)
-    arms = {arm: make_curves(runs, arm, corpora) for arm in dict.fromkeys(run.arm for run in runs)}
+def _compare(base: Evaluation, runs: Sequence[ArmRun], kept: Kept, control: str, gain: float | None) -> Retention:
+    before = make_base_texts(base, kept)
+    arms = {arm: make_curves(runs, arm, kept) for arm in dict.fromkeys(run.arm for run in runs)}
     arms = {arm: curves for arm, curves in arms.items() if curves}
     found = (gain or choose_gain(arms, before, control)) if control in arms else None
     against = {} if found is None else compare_all_at_gain(_list_curves(arms), before, control=control, gain=found)
     return Retention(
-        corpora=corpora,
+        corpora=kept.corpora,
+        measure=kept.measure,
         gain=found,
         reference=DEFAULT_REFERENCE,
         arms=tuple(_describe(arm, curves, before, found, against.get(arm)) for arm, curves in arms.items()),
@@ -79,22 +98,22 @@ ArmCurves = Mapping[float, tuple[tuple[int, ...], Curve]]
 """By learning rate, rising: the steps of the states, and the curve through them."""
 
 
-def make_curves(runs: Sequence[ArmRun], arm: str, corpora: Corpora) -> ArmCurves:
+def make_curves(runs: Sequence[ArmRun], arm: str, kept: Kept) -> ArmCurves:
     """An arm's curves through the states that all its seeds have; a learning rate without one is left out."""
     by_rate: dict[float, list[ArmRun]] = {}
     for run in runs:
         if run.arm == arm and run.learning_rate is not None:
             by_rate.setdefault(run.learning_rate, []).append(run)
-    return {rate: found for rate in sorted(by_rate) if (found := _make_curve(rate, by_rate[rate], corpora))[0]}
+    return {rate: found for rate in sorted(by_rate) if (found := _make_curve(rate, by_rate[rate], kept))[0]}
 
 
-def _make_curve(rate: float, runs: Sequence[ArmRun], corpora: Corpora) -> tuple[tuple[int, ...], Curve]:
+def _make_curve(rate: float, runs: Sequence[ArmRun], kept: Kept) -> tuple[tuple[int, ...], Curve]:
     states = [{state.step: state.evaluation for state in run.states if state.step} for run in _by_seed(runs)]
     steps = tuple(sorted(set[int].intersection(*(set(of_seed) for of_seed in states))))
     points = [
         Texts(
             learned=[collect_documents(of_seed[step], list_new_domains(of_seed[step])) for of_seed in states],
-            kept=[collect_documents(of_seed[step], corpora) for of_seed in states],
+            kept=[collect_kept(of_seed[step], kept) for of_seed in states],
         )
         for step in steps
     ]
@@ -105,14 +124,14 @@ def _by_seed(runs: Sequence[ArmRun]) -> list[ArmRun]:
     return sorted(runs, key=lambda run: run.seed)
 
 
-def make_base_texts(base: Evaluation, corpora: Corpora) -> Texts:
+def make_base_texts(base: Evaluation, kept: Kept) -> Texts:
     """The base's scores, with the weights that make every corpus count the same."""
     learned = list_new_domains(base)
     return Texts(
         learned=[collect_documents(base, learned)],
-        kept=[collect_documents(base, corpora)],
+        kept=[collect_kept(base, kept)],
         learned_weights=weigh_equally(base, learned),
-        kept_weights=weigh_equally(base, corpora),
+        kept_weights=weigh_equally(base, kept.corpora),
     )
 
 
@@ -124,6 +143,14 @@ def list_new_domains(evaluation: Evaluation) -> Corpora:
 def collect_documents(evaluation: Evaluation, corpora: Corpora) -> tuple[DocumentScore, ...]:
     """The documents of several corpora, one after the other."""
     return tuple(document for name in corpora for document in evaluation.corpora[name].documents)
+
+
+def collect_kept(evaluation: Evaluation, kept: Kept) -> tuple[DocumentScore, ...]:
+    """The documents that must not be forgotten; in divergence, that of the base from itself is zero."""
+    documents = collect_documents(evaluation, kept.corpora)
+    if kept.measure == "loss":
+        return documents
+    return tuple(document.model_copy(update={"nll": document.kl or 0.0}) for document in documents)
 
 
 def weigh_equally(base: Evaluation, corpora: Corpora) -> Array:

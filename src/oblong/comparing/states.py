@@ -6,7 +6,7 @@ import time
 
 from oblong.comparing.jobs import Job, LossChanges
 from oblong.errors import NonFinitePredictionError
-from oblong.evaluation.evaluate import Corpus, score_corpora
+from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.models.causal_lm import LoadedModel
 from oblong.records import EvaluatedState, Evaluation, Provenance
 
@@ -22,6 +22,8 @@ class StateEvaluator:
         self._job = job
         self._corpora = corpora
         self._base = Evaluation.read(job.base_evaluation_file)
+        # Loaded before the training is seeded, so that looking changes nothing of it.
+        self._base_model = load_on_device(job.model, dtype=job.dtype).model if job.state_divergence else None
         self.changes: LossChanges | None = None
 
     def look(self, step: int, loaded: LoadedModel) -> str | None:
@@ -40,7 +42,7 @@ class StateEvaluator:
     def _evaluate(self, loaded: LoadedModel) -> Evaluation:
         started = time.perf_counter()
         job = self._job
-        scores = score_corpora(loaded, self._corpora, window=job.window, stride=job.stride)
+        scores = score_corpora(loaded, self._corpora, window=job.window, stride=job.stride, base_model=self._base_model)
         return Evaluation(
             name=job.arm,
             model=job.model,

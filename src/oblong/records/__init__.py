@@ -12,6 +12,7 @@ from oblong.records.comparison import (
     Reach,
     ReferencePoint,
     Retention,
+    RetentionMeasure,
 )
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
 from oblong.records.interval import Interval
@@ -98,6 +99,7 @@ __all__ = [
     "Record",
     "ReferencePoint",
     "Retention",
+    "RetentionMeasure",
     "Rule",
     "Run",
     "RunStatus",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -24,7 +24,7 @@ class EvaluatedState(Part):
     """A state of a training that was evaluated."""
 
     step: int = Field(ge=0, description="optimizer steps done; 0 is the base")
-    evaluation: Evaluation = Field(description="KL(base || model) is measured at the end of a run only")
+    evaluation: Evaluation = Field(description="with KL(base || model) where the recipe asks for it at every state")
 
 
 class ArmRun(Part):
@@ -113,11 +113,17 @@ class ArmRetention(Part):
     hypervolume: float = Field(ge=0, description="area between the arm's front and the reference, (nats per token)^2")
 
 
+RetentionMeasure = Literal["loss", "kl"]
+
+
 class Retention(Part):
     """All arms on one retention text, compared where they have learned equally much."""
 
     corpora: tuple[str, ...] = Field(
         min_length=1, description="one retention corpus, or all of them, each weighing the same"
+    )
+    measure: RetentionMeasure = Field(
+        default="loss", description="forgetting is the rise of the loss, or KL(base || model), nats per token"
     )
     gain: float | None = Field(
         default=None,

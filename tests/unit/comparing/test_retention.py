@@ -68,6 +68,7 @@ def make_run(arm: str, rate: float, seed: int, path: Mapping[int, tuple[float, f
 
 def compare(runs: Sequence[ArmRun], gain: float | None = None) -> dict[tuple[str, ...], Retention]:
     found = compare_retention(make_evaluation(BASE), runs, control="control", gain=gain)
+    assert {retention.measure for retention in found} <= {"loss"}
     return {retention.corpora: retention for retention in found}
 
 
@@ -100,6 +101,52 @@ def test_forgetting_is_read_off_the_curves_and_every_corpus_weighs_the_same() ->
     assert english["arm"].at_gain is not None
     assert english["arm"].at_gain.forgetting is not None
     assert english["arm"].at_gain.forgetting.mean == pytest.approx(0.0, abs=1e-12)
+
+
+def add_divergence(run: ArmRun, divergences: Mapping[int, float]) -> ArmRun:
+    """KL to the base at each step, nats per token of every text."""
+
+    def extend(state: EvaluatedState) -> EvaluatedState:
+        per_token = divergences[state.step]
+        corpora = {
+            name: corpus.model_copy(
+                update={
+                    "documents": tuple(
+                        score.model_copy(update={"kl": score.num_tokens * per_token}) for score in corpus.documents
+                    )
+                }
+            )
+            for name, corpus in state.evaluation.corpora.items()
+        }
+        return state.model_copy(update={"evaluation": state.evaluation.model_copy(update={"corpora": corpora})})
+
+    states = tuple(extend(state) for state in run.states)
+    return run.model_copy(update={"states": states, "evaluation": states[-1].evaluation})
+
+
+def test_with_divergences_the_arms_are_compared_by_them_too() -> None:
+    control = add_divergence(CONTROL[0], {20: 0.1, 40: 0.3})
+    arm = make_run("arm", 1e-4, 0, {20: (-0.4, 0.0, 0.1), 40: (-0.8, 0.1, 0.3)})
+    runs = [control, add_divergence(arm, {20: 0.04, 40: 0.2})]
+    found = compare_retention(make_evaluation(BASE), runs, control="control", gain=0.3)
+    texts = [("english", "code"), ("english",), ("code",)]
+    assert [(entry.measure, entry.corpora) for entry in found] == [
+        (measure, text) for measure in ("loss", "kl") for text in texts
+    ]
+    for retention in found[3:]:
+        by_arm = {entry.arm: entry.at_gain for entry in retention.arms}
+        # The control reaches 0.3 half way from step 20 to 40, the arm at 0.75 of step 20.
+        for name, expected in {"control": 0.2, "arm": 0.03}.items():
+            at_gain = by_arm[name]
+            assert at_gain is not None
+            assert at_gain.forgetting is not None
+            assert at_gain.forgetting.mean == pytest.approx(expected)
+
+
+def test_where_one_state_lacks_its_divergence_losses_alone_are_compared() -> None:
+    runs = [add_divergence(CONTROL[0], {20: 0.1, 40: 0.3}), CONTROL[1]]
+    found = compare_retention(make_evaluation(BASE), runs, control="control")
+    assert {entry.measure for entry in found} == {"loss"}
 
 
 def test_points_fronts_and_areas() -> None:

@@ -97,6 +97,19 @@ def test_an_interrupted_run_evaluates_no_state_twice_and_ends_where_the_other_do
     assert changes.retention == pytest.approx(losses(job)[6, "old"] - read_base(folder)["old"])
 
 
+def test_the_divergence_on_the_way_changes_nothing_else(folder: Path) -> None:
+    constant = {"schedule": "constant"}
+    plain = perform(make_job(folder, "plain", training=constant, divergence=True))
+    along = perform(make_job(folder, "along", training=constant, divergence=True, state_divergence=True))
+    assert losses(along) == losses(plain)
+    assert [state.evaluation.corpora["old"].kl is None for state in plain.read_states()] == [True, True, False]
+    found = [state.evaluation.corpora["old"].kl for state in along.read_states()]
+    assert found[-1] == plain.read_evaluation().corpora["old"].kl
+    assert all(kl is not None and kl > 0 for kl in found)
+    short = perform(make_job(folder, "short", training={**constant, "steps": 4}, divergence=True, evaluate_at=()))
+    assert found[1] == short.read_evaluation().corpora["old"].kl
+
+
 def write_better_base(folder: Path) -> Path:
     """A base that halves the loss: no training of the tiny model, however wild, loses as much against the real one."""
     base = Evaluation.read(folder / BASE / "evaluation.json")
