@@ -10,6 +10,7 @@ import altair as alt
 from oblong.records import Comparison, Retention
 from oblong.reporting.charts import FULL_WIDTH, Styles, embed
 from oblong.reporting.front_rows import Frame, curve_rows, find_frame, front_rows, label_rows
+from oblong.reporting.gain_tables import BY_DIVERGENCE
 from oblong.reporting.theme import ARM_COLOURS
 from oblong.reporting.verdicts import join_names, new_domains
 
@@ -82,7 +83,8 @@ def _small_panel(retention: Retention, styles: Styles, layers: Layers) -> alt.La
 
 
 def _title(retention: Retention) -> str:
-    return f"{join_names(retention.corpora)}, each weighing the same" if retention.is_pooled else retention.corpora[0]
+    pooled = ", each weighing the same" if retention.is_pooled else ""
+    return join_names(retention.corpora) + pooled + (BY_DIVERGENCE if retention.measure == "kl" else "")
 
 
 def _all_layers(retention: Retention, frame: Frame, styles: Styles) -> tuple[alt.Chart, ...]:

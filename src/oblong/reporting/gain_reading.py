@@ -7,7 +7,7 @@ from typing import Final
 
 from oblong.records import Comparison, Reach
 from oblong.reporting.formats import format_interval, format_p_value, format_rate
-from oblong.reporting.gain_tables import Edge, GainRow, GainSection, gain_sections
+from oblong.reporting.gain_tables import BY_DIVERGENCE, Edge, GainRow, GainSection, gain_sections
 from oblong.reporting.verdicts import Direction, decide_at_gain, join_names, new_domains
 
 MOST_WITH_NUMBERS: Final = 4  # arms without a significant difference; of more, the table has the numbers
@@ -40,7 +40,8 @@ def describe_at_gain(comparison: Comparison, section: GainSection) -> tuple[str,
 
 
 def _describe_control(comparison: Comparison, section: GainSection) -> str:
-    place = join_names(section.corpora) + (" (each weighs the same)" if len(section.corpora) > 1 else "")
+    measured = BY_DIVERGENCE if section.measure == "kl" else ""
+    place = join_names(section.corpora) + (" (each weighs the same)" if len(section.corpora) > 1 else "") + measured
     opening = f"At a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
     control = next((row for row in section.rows if row.is_control), None)
     if control is None or control.forgetting is None:

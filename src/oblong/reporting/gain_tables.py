@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from statistics import fmean
@@ -13,7 +14,7 @@ from typing import Final
 from rich.markup import escape
 from rich.table import Table
 
-from oblong.records import ArmRetention, AtGain, Comparison, Interval, Reach, ReferencePoint
+from oblong.records import ArmRetention, AtGain, Comparison, Interval, Reach, ReferencePoint, RetentionMeasure
 from oblong.reporting.arms import DATA_FREE_NOTE, SEEDS_THAT_SHOW_VARIATION, is_data_free, num_seeds, runs_of
 from oblong.reporting.formats import NOTHING, format_interval, format_p_value, format_parameters, format_yes
 from oblong.reporting.table_layout import bold_if, choose_table, make_table
@@ -23,6 +24,8 @@ GAIN_HEADINGS: Final = (
     *("arm", "data-free", "trained", "best rate", "forgetting", "minus control", "adjusted p", "verdict"),
     "hypervolume",
 )
+BY_DIVERGENCE: Final = ", by divergence from the base"
+MEASURES: Final[Mapping[RetentionMeasure, str]] = {"loss": "rise of the loss", "kl": "KL(base || model)"}
 UNREACHED_NOTE: Final = (
     "Not reached: no learning rate of the arm gets to the gain. Unsure: it gets there in too few of the resamples. "
 )
@@ -76,6 +79,7 @@ class GainSection:
     """One retention text: the rows by rising forgetting, then the arms that do not get to the gain."""
 
     corpora: tuple[str, ...]
+    measure: RetentionMeasure
     gain: float | None
     reference: ReferencePoint
     rows: tuple[GainRow, ...]
@@ -86,6 +90,7 @@ def gain_sections(comparison: Comparison) -> tuple[GainSection, ...]:
     return tuple(
         GainSection(
             corpora=retention.corpora,
+            measure=retention.measure,
             gain=retention.gain,
             reference=retention.reference,
             rows=tuple(sorted((_make_row(comparison, arm) for arm in retention.arms), key=_rank)),
@@ -166,7 +171,7 @@ def gain_cells(row: GainRow) -> tuple[str, ...]:
 def section_title(section: GainSection) -> str:
     """`english and python, pooled (each weighs the same)`, or the one corpus."""
     pooled = ", pooled (each weighs the same)" if len(section.corpora) > 1 else ""
-    return join_names(section.corpora) + pooled
+    return join_names(section.corpora) + pooled + (BY_DIVERGENCE if section.measure == "kl" else "")
 
 
 def gain_caption(comparison: Comparison, section: GainSection) -> str:
@@ -177,8 +182,8 @@ def gain_caption(comparison: Comparison, section: GainSection) -> str:
     else:
         over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
         opening = (
-            f"Forgetting: rise of the loss, nats per token, by the time an arm has learned {section.gain:.4f} nats "
-            f"per token of {learned}, at the learning rate that then forgets least; [ ] are 95 % bootstrap intervals "
+            f"Forgetting: {MEASURES[section.measure]}, nats per token, by the time an arm has learned "
+            f"{section.gain:.4f} nats per token of {learned}, at the learning rate that then forgets least; [ ] are 95 % bootstrap intervals "
             f"over {over}, p is adjusted for the number of arms (Holm). The control is {comparison.control}. "
         )
     edges = {row.edge for row in section.rows} - {Edge.INSIDE}
@@ -201,15 +206,15 @@ def describe_hypervolume(section: GainSection) -> str:
 
 
 def render_gains(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
-    """The table of the first retention text for a terminal; none without a sweep.
+    """The table of the first retention text for a terminal, by each measure; none without a sweep.
 
     Where there is not the room intervals stand under their means; where there is still less, the p-value and the
     verdict stand there too, and trained parameters and hypervolumes are left out.
     """
     return [
         choose_table((_render_section(comparison, section, room) for room in Room), width)
-        for section in gain_sections(comparison)[:1]
-    ]
+        for section in {section.measure: section for section in reversed(gain_sections(comparison))}.values()
+    ][::-1]
 
 
 def _render_section(comparison: Comparison, section: GainSection, room: Room) -> Table:

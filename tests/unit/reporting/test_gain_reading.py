@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oblong.records import Comparison, Reach
 from oblong.reporting.gain_reading import describe_at_gain
-from oblong.reporting.gain_tables import gain_sections
+from oblong.reporting.gain_tables import gain_captions, gain_sections, render_gains
 from oblong.reporting.reading import Topic, read_comparison
 from tests.report_builders import CONTROL, make_demo_comparison
 from tests.sweep_builders import SweptArm, make_many_arms, make_sweep
@@ -104,3 +104,16 @@ def test_a_sweep_is_not_judged_where_its_trainings_ended() -> None:
     assert reading.about(Topic.CONTROL) == reading.about(Topic.SIGNIFICANCE) == ()
     assert not any("did not learn equally much" in text for text in reading.about(Topic.FAIRNESS))
     assert read_comparison(make_demo_comparison()).about(Topic.GAIN) == ()
+
+
+def test_forgetting_by_divergence_is_called_so_everywhere() -> None:
+    comparison = make_sweep()
+    both = (*comparison.retention, *(text.model_copy(update={"measure": "kl"}) for text in comparison.retention))
+    comparison = comparison.model_copy(update={"retention": both})
+    by_divergence = [text for text in read_comparison(comparison).about(Topic.GAIN) if "by divergence from" in text]
+    assert len(by_divergence) == 3
+    by_loss, by_kl = render_gains(comparison)
+    assert "by divergence from the base" in str(by_kl.title)
+    assert "KL(base || model)" in str(by_kl.caption)
+    assert "rise of the loss" in str(by_loss.caption)
+    assert len(gain_captions(comparison)) == 2
