@@ -183,8 +183,9 @@ def gain_caption(comparison: Comparison, section: GainSection) -> str:
         over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
         opening = (
             f"Forgetting: {MEASURES[section.measure]}, nats per token, by the time an arm has learned "
-            f"{section.gain:.4f} nats per token of {learned}, at the learning rate that then forgets least; [ ] are "
-            f"95 % bootstrap intervals over {over}, p is adjusted for the number of arms (Holm). The control is {comparison.control}. "
+            f"{section.gain:.4f} nats per token of {learned}, at the learning rate that then forgets least; "
+            f"[ ] are 95 % bootstrap intervals over {over}, p is adjusted for the number of arms (Holm). "
+            f"The control is {comparison.control}. "
         )
     edges = {row.edge for row in section.rows} - {Edge.INSIDE}
     arrows = "Arrows: the lowest or highest rate tried, beyond which there may be a better one. " if edges else ""
