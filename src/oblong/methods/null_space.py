@@ -167,4 +167,5 @@ def compute_damping(covariance: Tensor, strength: float) -> Tensor:
     used = values > values[-1] * len(values) * torch.finfo(torch.float32).eps
     scale = values[used].median() if used.any() else torch.ones_like(values[0])
     factors = 1.0 / (1.0 + strength * torch.where(used, values, 0.0) / scale)
-    return ((vectors * factors) @ vectors.T).to(covariance.dtype)
+    damping: Tensor = (vectors * factors) @ vectors.T
+    return damping.to(covariance.dtype)

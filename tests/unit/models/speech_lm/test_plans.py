@@ -36,7 +36,7 @@ def test_a_plan_of_the_bare_language_model_trains_the_one_inside(tmp_path: Path,
     moved = model.get_parameter(sorted(chosen)[0])
     with torch.no_grad():
         moved.add_(1.0)
-    unstored = digest_unstored(applied, stored)
+    unstored = digest_unstored(applied.model, stored)
     proof = prove_frozen(applied, stored, model_name=str(llama), unstored=unstored)
     assert set(proof.tensors) == set(SELECTED)
     with torch.no_grad():
