@@ -1,12 +1,14 @@
 """What each method against forgetting costs: seconds per step, and peak memory against its forecast.
 
-    python -m benchmarks.method_overhead [METHOD ...] [--width 256] [--layers 4] [--vocabulary 8192] [--steps 8]
-                                         [--repeats 3] [--threads 1] [--json FILE]
+    python -m benchmarks.method_overhead [METHOD ...] [--model demo] [--train down_proj] [--steps 8] [--repeats 3]
+                                         [--threads 1] [--json FILE]
+    python -m benchmarks.method_overhead [METHOD ...] --width 256 --layers 4 --vocabulary 8192
 
-A random Llama of the given size, all its feed-forward matrices trained in float32, AdamW; each run in a process of its
-own, the methods taken in turn, medians printed, beside plain fine-tuning. Seconds per step leave out the first step and
-whatever a method measures before training, which has a column of its own ("prepare"). Memory is the growth of ru_maxrss
-from the built model on, less plain fine-tuning's; "forecast" is what the method states.
+A model, or a random Llama of the given size. All matrices whose name holds `--train` are trained in float32 by AdamW;
+each run is in a process of its own, the methods are taken in turn, medians printed, beside plain fine-tuning. Times are
+CPU time of the process, so that other work on the machine disturbs them less. Seconds per step leave out the first step
+and whatever a method measures before training, which has a column of its own ("prepare"). Memory is the growth of
+ru_maxrss from the built model on, less plain fine-tuning's; "forecast" is what the method states.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def run_method(name: str, options: argparse.Namespace) -> Row:
     torch.set_num_threads(options.threads)
     model, blocks = build_model(options), draw_blocks(options)
     before = measure_peak_memory()
-    start = time.perf_counter()
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(name, model, blocks, folder, options)
         times = add_clock(trainer)
@@ -111,7 +113,7 @@ def add_clock(trainer: Any) -> list[float]:
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
+            times.append(time.process_time())
 
         on_train_end = on_step_begin
 
@@ -120,7 +122,24 @@ def add_clock(trainer: Any) -> list[float]:
 
 
 def build_model(options: argparse.Namespace) -> Any:
-    """A random Llama whose feed-forward matrices train."""
+    """The model in float32; only the matrices that were asked for train."""
+    model = build_random_model(options) if options.model is None else load_model(options)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(options.train in name)
+    return model
+
+
+def load_model(options: argparse.Namespace) -> Any:
+    """A model that exists."""
+    from oblong.models.causal_lm import load_causal_lm
+
+    model: Any = load_causal_lm(options.model, dtype="float32").model
+    options.vocabulary = model.config.vocab_size
+    return model
+
+
+def build_random_model(options: argparse.Namespace) -> Any:
+    """A random Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -135,10 +154,7 @@ def build_model(options: argparse.Namespace) -> Any:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("mlp" in name)
-    return model
+    return LlamaForCausalLM(config)
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
@@ -163,6 +179,8 @@ def print_table(rows: Sequence[Row]) -> None:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", help="default: all")
+    parser.add_argument("--model", help="directory, Hub id or demo; default: a random one")
+    parser.add_argument("--train", default="mlp", help="part of the names of the matrices that train")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=8192)
