@@ -102,12 +102,17 @@ def test_arms_of_a_comparison_have_methods_of_their_own() -> None:
 def test_the_shipped_comparison_of_methods_differs_in_methods_alone() -> None:
     recipe = read_compare_recipe(recipe_path("forgetting"))
     rules = {
-        rule.model_copy(update={"method": None, "learning_rate": None}).model_dump_json()
+        rule.model_copy(update={"method": None, "learning_rate": None, "learning_rates": None}).model_dump_json()
         for rule in recipe.arms.values()
+        if rule.adapter is None
     }
     assert len(rules) == 1
     assert recipe.arms[recipe.control].method is None
-    assert len({rule.method.name for rule in recipe.arms.values() if rule.method}) == 8
+    assert len({rule.method.name for rule in recipe.arms.values() if rule.method}) == 9
+    assert {rule.adapter.kind for rule in recipe.arms.values() if rule.adapter} == {"lora", "full"}
+    assert recipe.learning_rates is not None
+    swept = {len(rule.learning_rates) for rule in recipe.arms.values() if rule.learning_rates}
+    assert swept == {len(recipe.learning_rates)}  # equal effort for every arm
 
 
 def test_the_reference_lists_every_method_once_and_no_other() -> None:
