@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from oblong.comparing.cells import name_rate
-from oblong.evaluation.curves import Array, Curve, Texts, collect_changes, find_common_gain, list_points
+from oblong.evaluation.curves import Array, Curve, Texts, collect_changes, list_points
 from oblong.evaluation.fronts import DEFAULT_REFERENCE, compute_hypervolume, find_front
-from oblong.evaluation.matched_gain import compare_all_at_gain, measure_at_gain
+from oblong.evaluation.matched_gain import compare_all_at_gain, find_common_gain, measure_at_gain
 from oblong.records import (
     ArmRetention,
     ArmRun,
@@ -48,7 +48,7 @@ def compare_retention(
         base: the Evaluation before tuning.
         runs: every arm with every learning rate and seed, and their evaluated states.
         control: name of the control arm.
-        gain: where to compare, nats per token; default: 0.9 of the smallest of the largest gains of all arms that
+        gain: where to compare, nats per token; default: the largest gain that is surely reached by all arms that
             learn at least half as much as the control. The other arms are then `not reached`.
 
     Returns:

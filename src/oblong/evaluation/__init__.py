@@ -1,10 +1,10 @@
 """Evaluation: how well a model predicts held-out text, how far it moved, and what a difference is worth."""
 
-from oblong.evaluation.curves import Curve, Texts, find_common_gain, list_points
+from oblong.evaluation.curves import Curve, Texts, list_points
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.evaluate import Corpus, evaluate
 from oblong.evaluation.fronts import compute_hypervolume, find_front
-from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, measure_at_gain
+from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, find_common_gain, measure_at_gain
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.noise_floor import measure_noise_floor
 from oblong.evaluation.perplexity import score_corpus

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,6 @@ from oblong.evaluation.fronts import Point, interpolate_at_gain
 from oblong.evaluation.statistics import PerSeed, check_pairing, collect_nll, collect_tokens
 
 Array = NDArray[np.float64]
-
-SHARE_OF_COMMON_GAIN: Final = 0.9  # a heuristic: near the end of a curve few resamples still reach it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +78,13 @@ class Changes:
 
     def interpolate(self, counts_RD: Array, counts_RE: Array, gain: float) -> Array:
         """Forgetting at a gain in `R` resamples, means over seeds; NaN where it is not reached."""
-        gains_RP = counts_RD @ self.gains.mean(axis=1).T / (counts_RD @ self.learned_tokens)[:, None]
         forgettings_RP = counts_RE @ self.forgettings.mean(axis=1).T / (counts_RE @ self.kept_tokens)[:, None]
-        return interpolate_at_gain(gains_RP, forgettings_RP, gain)
+        return interpolate_at_gain(self.resample_gains(counts_RD), forgettings_RP, gain)
+
+    def resample_gains(self, counts_RD: Array) -> Array:
+        """Gains in `R` resamples, `R x P`, means over seeds."""
+        gains_RP: Array = counts_RD @ self.gains.mean(axis=1).T / (counts_RD @ self.learned_tokens)[:, None]
+        return gains_RP
 
     def linearise(self, gain: float) -> Array:
         """Each seed's forgetting at a gain that the mean over seeds reaches, `S` values whose mean is the mean's.
@@ -132,21 +133,6 @@ def list_points(arm: Sequence[Curve], base: Texts) -> tuple[Point, ...]:
         for gains_P, forgettings_P in means
         for gain, forgetting in zip(gains_P, forgettings_P, strict=True)
     )
-
-
-def find_common_gain(
-    arms: Sequence[Sequence[Curve]], base: Texts, *, share: float = SHARE_OF_COMMON_GAIN
-) -> float | None:
-    """A gain to compare arms at: `share` of the smallest of their largest gains.
-
-    Returns:
-        Nats per token; null where some arm learned nothing.
-
-    Raises:
-        DataError: see `collect_changes`.
-    """
-    smallest = min(max(gain for gain, _ in list_points(arm, base)) for arm in arms)
-    return share * smallest if smallest > 0 else None
 
 
 def _subtract(curve: Curve, base: Texts) -> Changes:

@@ -29,6 +29,7 @@ from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.statistics import MIN_SEEDS_TO_COUNT, iter_counts, make_interval
 from oblong.records import AtGain, Reach
 
+SHARE_COMPARABLE: Final = 0.99  # a little more than an interval needs, (1 + 0.95) / 2
 NUM_RESAMPLES: Final = 2_000  # each interpolates every curve; the variance is then known to 3 %
 
 
@@ -123,6 +124,32 @@ def compare_all_at_gain(
         name: found[name].model_copy(update={"adjusted_p_value": p_value})
         for name, p_value in zip(p_values, adjusted, strict=True)
     }
+
+
+def find_common_gain(
+    arms: Sequence[Sequence[Curve]], base: Texts, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> float | None:
+    """The largest gain at which all arms can be compared: where nearly every resample of the documents has them all.
+
+    Args:
+        arms: the curves of each arm; see `measure_at_gain`.
+        base: scores of the base.
+        seed: of the resampling; the resamples are those that an interval with the same seed rests on.
+        num_resamples: how many.
+
+    Returns:
+        The gain, nats per token, that the smallest of the arms' largest gains exceeds in 99 % of the resamples; null if
+        that is none.
+
+    Raises:
+        DataError: see `collect_changes`.
+    """
+    collected = [collect_changes(arm, base) for arm in arms]
+    counts_RD, _ = _draw_counts(collected[0][0], seed, num_resamples)
+    largest_AR = [np.max([curve.resample_gains(counts_RD).max(axis=1) for curve in arm], axis=0) for arm in collected]
+    gain = float(np.quantile(np.min(largest_AR, axis=0), 1 - SHARE_COMPARABLE))
+    # A hair less: where all documents gain the same, rounding must not decide who gets there.
+    return gain * (1 - 1e-9) if gain > 0 else None
 
 
 Sides = Sequence[tuple[int, Sequence[Changes]]]

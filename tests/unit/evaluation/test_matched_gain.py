@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from oblong.errors import DataError
-from oblong.evaluation.curves import Curve, Texts, find_common_gain, list_points
-from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, measure_at_gain
+from oblong.evaluation.curves import Curve, Texts, list_points
+from oblong.evaluation.matched_gain import compare_all_at_gain, compare_at_gain, find_common_gain, measure_at_gain
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.records import DocumentScore, Reach
 
@@ -129,9 +129,32 @@ def test_points_and_the_common_gain() -> None:
     assert np.asarray(list_points([SLOW, FAST], make_base())) == pytest.approx(
         np.array([(0.1, 0.0), (0.3, 0.02), (0.4, 0.1), (0.6, 0.3)])
     )
-    assert find_common_gain([[SLOW], [FAST]], make_base()) == pytest.approx(0.27)
+    # Documents that all gain the same leave nothing to chance: the smaller of the largest gains.
+    assert find_common_gain([[SLOW], [FAST]], make_base()) == pytest.approx(0.3)
     worse = make_curve("x", (-0.1, 0.2))
     assert find_common_gain([[SLOW], [worse]], make_base()) is None
+
+
+@pytest.mark.parametrize("num_documents", [3, 12, 60])
+def test_at_the_common_gain_every_arm_can_be_compared_and_hardly_beyond(num_documents: int) -> None:
+    generator = np.random.default_rng(num_documents)
+    base = make_base(num_documents, num_documents)
+    arms = {
+        name: [
+            Curve(
+                name="x",
+                points=[make_point(mean + 0.3 * generator.normal(size=(1, num_documents)), 0.1, num_documents)],
+            )
+        ]
+        for name, mean in (("control", 1.0), ("A", 1.1), ("B", 1.3))
+    }
+    gain = find_common_gain(list(arms.values()), base)
+    assert gain is not None
+    found = compare_all_at_gain(arms, base, control="control", gain=gain)
+    assert {at.reach for at in found.values()} == {Reach.REACHED}
+    assert all(at.share_reached >= 0.975 for at in found.values())
+    beyond = compare_all_at_gain(arms, base, control="control", gain=1.3 * gain)
+    assert Reach.REACHED not in {at.reach for at in beyond.values()}
 
 
 @pytest.mark.parametrize(
