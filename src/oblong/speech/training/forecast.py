@@ -22,6 +22,7 @@ from oblong.models.speech_lm import SpeechLMConfig, SpeechLMForConditionalGenera
 from oblong.models.speech_lm.whisper_encoder import read_encoder_config
 from oblong.records import Plan
 from oblong.records.base import Part
+from oblong.speech.training.method_fit import refuse_processes
 from oblong.speech.training.processes import refuse_idle_processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
 from oblong.speech.training.sharding import find_layers
@@ -72,11 +73,13 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
 
     Raises:
         UserError: more processes than a batch has utterances.
+        MethodError: a method that several processes cannot share.
         RecipeError: data that cannot be read, where the models are here.
         ModelNotFoundError: models that are neither here nor the paper's.
         SpeechModelError: parts that do not fit together.
     """
     refuse_idle_processes(recipe, num_processes)
+    refuse_processes(recipe.adapt.method, num_processes)
     config, is_here = read_config(recipe)
     with torch.device("meta"), quiet_transformers():
         model = SpeechLMForConditionalGeneration(config)
