@@ -1,4 +1,4 @@
-"""Methods against forgetting in stage B: nothing at strength 0, their property otherwise, the same bits after a kill."""
+"""Methods against forgetting in stage B: nothing at strength 0, something otherwise, the same bits after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACTIVE: list[dict[str, Any]] = [
     {"name": "si", "strength": 20.0, "warmup_steps": 2},
     {"name": "null_space", "strength": 100.0},
     {"name": "subspace_projection", "strength": 0.5},
-    {"name": "svb", "strength": 1.0},
+    {"name": "svb", "strength": 1.0, "epsilon": 1e-4, "every": 2},
     {"name": "eigenvalue_decay", "strength": 1.0},
     {"name": "mofo", "strength": 0.8},
     {"name": "half_fine_tuning", "strength": 0.5},
@@ -40,28 +40,39 @@ ACTIVE: list[dict[str, Any]] = [
     {"name": "a_gem", "blocks": 2},
 ]
 
+ACTING_ON_CONFLICT = ("gem", "a_gem")
+# With a state that is measured, drawn, counted or accumulated, or weights that differ from the masters.
+RESUMED = ("ewc", "si", "null_space", "half_fine_tuning", "packnet", "wise_ft", "gem")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, the adaptor of a finished stage A, and a plain stage B from it."""
     folder = make_data(tmp_path_factory.mktemp("methods"))
-    train_speech(make_recipe(folder, align={"max_steps": 2, "gate": None}, output=str(folder / "plain")))
+    align = {"max_steps": 2, "gate": None}
+    train_speech(make_short(folder, "plain", align=align))
     return folder
 
 
-def make_held(folder: Path, method: dict[str, Any], name: str, **changes: Any) -> SpeechTrainRecipe:
-    """Six steps of stage B with a method, from the same adaptor as the plain run."""
+def make_short(folder: Path, name: str, *, align: dict[str, Any], **adapt: Any) -> SpeechTrainRecipe:
+    """Four steps of stage B, evaluated before and after on two utterances."""
+    speech = str(folder / "speech.jsonl")
+    return make_recipe(
+        folder,
+        align=align,
+        adapt={"arm": {"plan": str(folder / "plan.yaml")}, "steps": 4, "learning_rate": 1e-3} | adapt,
+        data={"train": speech, "evaluate": {"tones": speech}, "limits": {"evaluate": 2}},
+        probe_utterances=2,
+        evaluate_every=4,
+        output=str(folder / name),
+    )
+
+
+def make_held(folder: Path, method: dict[str, Any], name: str) -> SpeechTrainRecipe:
+    """A stage B with a method, from the same adaptor as the plain run."""
     anchor = ANCHOR if METHODS[method["name"]].uses_anchor else None
-    adapt = {
-        "arm": {"plan": str(folder / "plan.yaml")},
-        "steps": 6,
-        "learning_rate": 1e-3,
-        "method": method,
-        "anchor": anchor,
-        "sequence_length": 16,
-    }
-    fields = {"align": {"start_from": str(folder / "plain")}, "adapt": adapt, "output": str(folder / name)}
-    return make_recipe(folder, **fields | changes)
+    align = {"start_from": str(folder / "plain")}
+    return make_short(folder, name, align=align, method=method, anchor=anchor, sequence_length=16)
 
 
 def read_trained(folder: Path, name: str, delta: str = "last") -> dict[str, torch.Tensor]:
@@ -99,15 +110,16 @@ def test_strength_0_is_no_method_bit_for_bit(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ACTIVE, ids=lambda method: str(method["name"]))
-def test_a_killed_run_with_a_method_ends_in_the_same_bits(folder: Path, method: dict[str, Any]) -> None:
+def test_a_method_changes_what_is_learned_and_resumes_to_the_same_bits(folder: Path, method: dict[str, Any]) -> None:
     name = str(method["name"])
     train_speech(make_held(folder, method, name))
-    held = read_trained(folder, name)
-    if "gem" not in name:  # which act only where a step would hurt
-        assert any(not torch.equal(held[key], value) for key, value in read_trained(folder, "plain").items())
-    kill_and_resume(make_held(folder, method, f"killed-{name}"))
-    assert_same(read_all(folder, f"killed-{name}"), read_all(folder, name))
-    assert_same(read_trained(folder, f"killed-{name}", "best"), read_trained(folder, name, "best"))
+    held, plain = read_trained(folder, name), read_trained(folder, "plain")
+    if name not in ACTING_ON_CONFLICT:
+        assert any(not torch.equal(held[key], value) for key, value in plain.items())
+    if name in RESUMED:
+        kill_and_resume(make_held(folder, method, f"killed-{name}"))
+        assert_same(read_all(folder, f"killed-{name}"), read_all(folder, name))
+        assert_same(read_trained(folder, f"killed-{name}", "best"), read_trained(folder, name, "best"))
 
 
 class Kill(BaseException):
@@ -115,10 +127,10 @@ class Kill(BaseException):
 
 
 def kill_and_resume(recipe: SpeechTrainRecipe) -> SpeechRun:
-    """Kill the run at its fifth step, one after a checkpoint."""
+    """Kill the run at its third step, one after a checkpoint."""
 
     def stop(progress: SpeechProgress) -> None:
-        if (progress.activity, progress.done) == ("training", 5):
+        if (progress.activity, progress.done) == ("training", 3):
             raise Kill
 
     with pytest.raises(Kill):
