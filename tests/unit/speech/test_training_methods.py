@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from oblong.errors import MethodError
+from oblong.errors import MethodError, UserError
 from oblong.methods import METHODS, build_method, parse_method
 from oblong.methods.protocol import Method
 from oblong.models.causal_lm import load_causal_lm
-from oblong.records import SpeechRun
+from oblong.records import SpeechRun, SpeechRunStatus
 from oblong.speech.training import SpeechProgress, SpeechTrainRecipe, train_speech
 from oblong.speech.training.method_fit import SPEECH_METHODS, refuse_processes
 from tests.training_builders import make_data, make_recipe
@@ -126,21 +127,23 @@ class Kill(BaseException):
     """As if the process had been killed."""
 
 
+def kill_at_third_step(progress: SpeechProgress) -> None:
+    if (progress.activity, progress.done) == ("training", 3):
+        raise Kill
+
+
 def kill_and_resume(recipe: SpeechTrainRecipe) -> SpeechRun:
     """Kill the run at its third step, one after a checkpoint."""
 
-    def stop(progress: SpeechProgress) -> None:
-        if (progress.activity, progress.done) == ("training", 3):
-            raise Kill
-
     with pytest.raises(Kill):
-        train_speech(recipe, on_progress=stop)
+        train_speech(recipe, on_progress=kill_at_third_step)
     return train_speech(recipe)
 
 
 def measure_old_drift(folder: Path, name: str) -> float:
     """Root of sum |(W - W0) X|^2 over the trained layers, X their inputs in the base on the run's old text."""
-    model: Any = load_causal_lm(str(folder / "llama"), dtype="float32").model.eval()
+    model: Any = load_causal_lm(str(folder / "llama"), dtype="float32").model
+    model.eval()
     blocks = load_file(folder / "held" / "anchor.safetensors")["blocks"]
     inputs: dict[str, torch.Tensor] = {}
 
@@ -198,20 +201,30 @@ def test_what_does_not_fit_is_refused_with_what_does(folder: Path, adapt: dict[s
     assert expected in str(caught.value)
 
 
-def test_a_missing_old_text_is_found_before_stage_a(folder: Path) -> None:
-    adapt = {
-        "arm": {"plan": str(folder / "plan.yaml")},
-        "steps": 1,
-        "method": "ewc",
-        "anchor": str(folder / "no-such-text.txt"),
-    }
+def test_old_text_that_cannot_be_read_or_is_too_short_is_found_before_stage_a(folder: Path) -> None:
+    short = folder / "short.txt"
+    short.write_text("Once.", encoding="utf-8")
     seen: list[str] = []
-    with pytest.raises(Exception, match="no-such-text"):
-        train_speech(
-            make_recipe(folder, adapt=adapt, output=str(folder / "missing")),
-            on_progress=lambda progress: seen.append(progress.activity),
-        )
+    for source, place in ((folder / "none.txt", "adapt.anchor: .*none"), (short, "short")):
+        align = {"max_steps": 1, "gate": None}
+        recipe = make_short(folder, source.stem, align=align, method="ewc", anchor=str(source), sequence_length=64)
+        with pytest.raises(UserError, match=place):
+            train_speech(recipe, on_progress=lambda progress: seen.append(progress.activity))
     assert "training" not in seen
+
+
+def test_a_run_from_before_methods_goes_on_and_one_with_another_strength_does_not(folder: Path) -> None:
+    align = {"start_from": str(folder / "plain")}
+    with pytest.raises(Kill):
+        train_speech(make_short(folder, "older", align=align), on_progress=kill_at_third_step)
+    stored = folder / "older.partial" / "recipe.yaml"
+    started = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    for field in ("method", "anchor", "sequence_length"):
+        del started["adapt"][field]
+    stored.write_text(yaml.safe_dump(started), encoding="utf-8")
+    with pytest.raises(UserError, match=r"adapt\.method was None, is \{'name': 'l2_sp'"):
+        train_speech(make_held(folder, {"name": "l2_sp"}, "older"))
+    assert train_speech(make_short(folder, "older", align=align)).status is SpeechRunStatus.COMPLETED
 
 
 def test_several_processes_are_refused() -> None:

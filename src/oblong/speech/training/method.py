@@ -5,7 +5,7 @@ The adaptor is not its business: it is new, so it has nothing to forget, and tex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,30 @@ from typing import Any
 
 import torch
 
-from oblong.methods import AnchorData, Method, Training, build_anchor, build_method
+from oblong.corpora import read_documents
+from oblong.errors import UserError
+from oblong.methods import SELF_GENERATED, AnchorData, Method, Training, build_anchor, build_method
 from oblong.methods.memory import forecast_sizes, refuse_if_too_large
 from oblong.methods.protocol import PlainFineTuning
 from oblong.methods.recipe_fields import takes_anchor
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.models.speech_lm import SpeechLMForConditionalGeneration, SpeechLMProcessor
-from oblong.speech.training.recipe import SpeechTrainRecipe
+from oblong.speech.training.recipe import ANCHOR_TOKENS, SpeechTrainRecipe
 from oblong.tuning.anchor import build_once
+
+
+def list_unreadable(recipe: SpeechTrainRecipe) -> Iterator[str]:
+    """What is wrong with the texts that the recipe's method takes."""
+    anchor = recipe.adapt.anchor
+    if anchor is None or not takes_anchor(recipe.adapt.method, anchor):
+        return
+    for source in anchor.sources:
+        if source == SELF_GENERATED:
+            continue
+        try:
+            read_documents(source, text_field=anchor.text_field)
+        except UserError as error:
+            yield f"adapt.anchor: {error}"
 
 
 def obtain_old_text(
@@ -49,7 +65,7 @@ def obtain_old_text(
             options,
             view,
             processor.tokenizer,
-            sequence_length=adapt.sequence_length,
+            sequence_length=adapt.sequence_length or ANCHOR_TOKENS,
             autocast=make_autocast(recipe, view.device),
         )
 

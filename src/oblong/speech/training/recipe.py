@@ -26,6 +26,8 @@ DEFAULT_RETENTION: Final[Mapping[str, str]] = {"english": "bundled:english-prose
 # Measured nowhere, agreed everywhere: plain projections bear 1e-3 (Ultravox 2e-3), attention layers a third of it.
 ALIGN_RATES: Final[Mapping[str, float]] = {"linear": 1e-3, "attention": 3e-4}
 
+ANCHOR_TOKENS: Final = 512  # as `oblong tune` has them
+
 
 class DataLimits(Part):
     """What of the manifests is used."""
@@ -142,7 +144,9 @@ class AdaptRecipe(OptimizerRecipe):
     anchor: AnchorField = Field(
         default=None, description="old text, for methods that need it: self_generated, bundled:NAME, a file, ..."
     )
-    sequence_length: int = Field(default=512, ge=2, description="tokens per block of the anchor")
+    sequence_length: int | None = Field(
+        default=None, ge=2, description=f"tokens per block of the anchor; default: {ANCHOR_TOKENS}"
+    )
 
     @model_validator(mode="after")
     def _check_method_fits(self) -> Self:

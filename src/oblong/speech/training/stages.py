@@ -122,7 +122,7 @@ class SpeechTraining:
         first = self._bench.clips[: self._recipe.batch.max_utterances]
         self._bench.maker.check(first)
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
-        # Before stage A: that a text is missing should not be found out after it.
+        # Before stage A: that a text is too short should not be found out after it.
         self._old_text = obtain_old_text(self._recipe, self._model, self._processor, self._workspace / ANCHOR_FILE)
         state = self._processes.first(self._read_state)
         resumed = None if state is None else state.current.stage
