@@ -31,6 +31,8 @@ class MethodSpec:
         summary: one line for tables.
         needs_anchor: it cannot do without old data.
         on_outputs: it acts on batches, predictions and losses alone, whatever parameters train.
+        text_only: it changes or reads the batches, predictions or optimizer of a training on text, which a speech
+            training does not have; the others act on tensors, their gradients and old data alone.
         can_use_anchor: it works without, and does more with it.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
@@ -41,6 +43,7 @@ class MethodSpec:
     summary: str
     needs_anchor: bool = False
     on_outputs: bool = False
+    text_only: bool = False
     can_use_anchor: bool = False
     may_leave_unmoved: bool = False
     adds_modules: bool = False
@@ -88,18 +91,21 @@ _SPECS: Final = (
         summary="old blocks beside the new ones",
         needs_anchor=True,
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.KlToBaseOptions,
         code="kl_to_base:KlToBase",
         summary="KL divergence to the base's predictions on the new data",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.LwfOptions,
         code="lwf:LearningWithoutForgetting",
         summary="distillation from the base, softened, on the new data",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.GemOptions,
@@ -123,6 +129,7 @@ _SPECS: Final = (
         options=opt.ClasspOptions,
         code="classp:ClasspMethod",
         summary="an optimizer that moves weights with large gradients only, less the more they have moved",
+        text_only=True,
         can_use_anchor=True,
         may_leave_unmoved=True,
     ),
@@ -151,6 +158,7 @@ _SPECS: Final = (
         options=opt.InformationBottleneckOptions,
         code="information_bottleneck:InformationBottleneck",
         summary="a noisy channel before the output layer, its rate as a penalty",
+        text_only=True,
         adds_modules=True,
     ),
     MethodSpec(
@@ -158,24 +166,28 @@ _SPECS: Final = (
         code="mask_the_target:MaskTheTarget",
         summary="KL divergence to the base over all tokens but the right one",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.EaftOptions,
         code="eaft:EntropyAdaptive",
         summary="tokens weighted by the entropy of the prediction",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.FlowOptions,
         code="flow:Flow",
         summary="samples that the base finds hard weigh less",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.StmOptions,
         code="stm:SelectiveTokenMasking",
         summary="tokens that surprise the base are not learned",
         on_outputs=True,
+        text_only=True,
     ),
     MethodSpec(
         options=opt.MofoOptions,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oblong.errors import RecipeError
-from oblong.methods import METHODS, SELF_GENERATED, AnchorOptions, MethodOptions, parse_method
+from oblong.methods import METHODS, SELF_GENERATED
+from oblong.methods.recipe_fields import AnchorField, MethodField, explain_missing_anchor, takes_anchor
 from oblong.records.base import Part
 from oblong.records.recipe import describe_recipe_errors, load_recipe_data
 from oblong.tuning.adapters.recipe import AdapterRecipe, explain_conflict
@@ -66,22 +67,12 @@ class TuneRecipe(Part):
     allow_other_weights: bool = Field(
         default=False, description="accept a Plan made from other weights of the same names and shapes"
     )
-    method: SerializeAsAny[MethodOptions] | None = Field(
+    method: MethodField = Field(
         default=None, description="what to do against forgetting: a name, or name, strength and other options"
     )
-    anchor: AnchorOptions | None = Field(
+    anchor: AnchorField = Field(
         default=None, description="old data, for methods that need it: self_generated, bundled:NAME, a file, ..."
     )
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _check_method(cls, value: Any) -> Any:
-        return None if value is None else parse_method(value)
-
-    @field_validator("anchor", mode="before")
-    @classmethod
-    def _accept_bare_anchor(cls, value: Any) -> Any:
-        return {"sources": value} if isinstance(value, (str, list)) else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -108,9 +99,9 @@ class TuneRecipe(Part):
 
     @model_validator(mode="after")
     def _check_method_fits(self) -> Self:
+        if (missing := explain_missing_anchor(self.method, self.anchor)) is not None:
+            raise ValueError(missing)
         spec = None if self.method is None else METHODS[self.method.name]
-        if spec is not None and spec.needs_anchor and self.anchor is None:
-            raise ValueError(f"method {spec.name} needs old data: give anchor, for example `anchor: {SELF_GENERATED}`")
         if spec is not None and spec.adds_modules:
             raise ValueError(
                 f"method {spec.name} adds modules to the model, which a delta checkpoint cannot hold: "
@@ -121,7 +112,7 @@ class TuneRecipe(Part):
     @property
     def uses_anchor(self) -> bool:
         """Whether there is old data and a method that takes it."""
-        return self.anchor is not None and self.method is not None and METHODS[self.method.name].uses_anchor
+        return takes_anchor(self.method, self.anchor)
 
     @property
     def is_data_free(self) -> bool:

@@ -81,8 +81,16 @@ def find_changed_fields(workspace: Path, now: Mapping[str, Any], *, free: Set[st
     """
     started: dict[str, Any] = yaml.safe_load((workspace / RECIPE_FILE).read_text(encoding="utf-8"))
     for name in now.keys() - free:
-        if started.get(name) != now[name]:
-            yield f"{name} was {started.get(name)!r}, is {now[name]!r}"
+        yield from _compare_field(name, started.get(name), now[name])
+
+
+def _compare_field(place: str, before: Any, now: Any) -> Iterator[str]:
+    """A field that a recipe does not have is as one that is null: the recipe may be older than the field."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in before.keys() | now.keys():
+            yield from _compare_field(f"{place}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{place} was {before!r}, is {now!r}"
 
 
 def refuse_other_run(workspace: Path, differences: Iterable[str]) -> None:

@@ -118,11 +118,14 @@ def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
     yield "  weights", format_bytes(forecast.weight_bytes)
     yield "  optimizer", f"{format_bytes(forecast.optimizer_bytes)}, gradients included"
     yield "  activations", f"up to {format_bytes(forecast.activation_bytes)}, an estimate"
+    if forecast.method_bytes:
+        yield "  method", f"up to {format_bytes(forecast.method_bytes)}, in stage B"
     yield "steps", f"at most {forecast.align_steps} to align, {forecast.adapt_steps} to adapt"
     yield "tokens per step", f"at most {forecast.tokens_per_step}"
     if forecast.seconds_per_step is not None:
         steps = forecast.align_steps + forecast.adapt_steps
-        yield "time per step", format_seconds(forecast.seconds_per_step)
+        uncounted = ", the method's not counted" if forecast.method_bytes else ""
+        yield "time per step", format_seconds(forecast.seconds_per_step) + uncounted
         yield "training", f"at most {format_seconds(steps * forecast.seconds_per_step)}, evaluations not counted"
 
 

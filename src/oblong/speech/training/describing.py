@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from oblong.methods import MethodOptions
 from oblong.records import ArmInfo, BestCheckpoint, SpeechPoint
 from oblong.speech.arms import AppliedArm
 from oblong.speech.training.workspace import BEST
 
 
-def describe_arm(applied: AppliedArm) -> ArmInfo:
-    """What trains in the language model, for the record."""
-    return ArmInfo(kind=applied.kind, description=applied.description, num_trainable=applied.num_trained)
+def describe_arm(applied: AppliedArm, method: MethodOptions | None) -> ArmInfo:
+    """What trains in the language model, and what is done against forgetting, for the record."""
+    description = applied.description if method is None else f"{applied.description}, {describe_method(method)}"
+    return ArmInfo(kind=applied.kind, description=description, num_trainable=applied.num_trained)
+
+
+def describe_method(method: MethodOptions) -> str:
+    """Name and strength, such as `null_space 10`."""
+    return f"{method.name} {method.strength:g}"
 
 
 def describe_best(point: SpeechPoint) -> BestCheckpoint:

@@ -16,12 +16,15 @@ from transformers import AutoConfig
 
 from oblong.checkpoints.locate import locate_model
 from oblong.errors import ModelNotFoundError, UserError
+from oblong.methods import build_method
+from oblong.methods.protocol import Sizes
 from oblong.models.causal_lm import model_directory
 from oblong.models.quiet import quiet_transformers
 from oblong.models.speech_lm import SpeechLMConfig, SpeechLMForConditionalGeneration, make_paper_config
 from oblong.models.speech_lm.whisper_encoder import read_encoder_config
 from oblong.records import Plan
 from oblong.records.base import Part
+from oblong.speech.training.method_fit import refuse_processes
 from oblong.speech.training.processes import refuse_idle_processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
 from oblong.speech.training.sharding import find_layers
@@ -50,6 +53,7 @@ class SpeechForecast(Part):
     sharded_bytes: int = Field(default=0, description="of the frozen layers, that stage B divides among the GPUs")
     optimizer_bytes: int = Field(description="gradients and AdamW's moments")
     activation_bytes: int = Field(description="estimate for the largest batch, nothing recomputed")
+    method_bytes: int = Field(default=0, description="of the method against forgetting, in stage B")
     tokens_per_step: int = Field(description="estimate for the largest batch")
     align_steps: int
     adapt_steps: int
@@ -59,7 +63,7 @@ class SpeechForecast(Part):
     @property
     def memory_bytes(self) -> int:
         """All of it, on one GPU; in stage B, but for a language model that fits only when it is divided."""
-        return self.weight_bytes + self.optimizer_bytes + self.activation_bytes
+        return self.weight_bytes + self.optimizer_bytes + self.activation_bytes + self.method_bytes
 
 
 def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: int = 1) -> SpeechForecast:
@@ -72,11 +76,13 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
 
     Raises:
         UserError: more processes than a batch has utterances.
+        MethodError: a method that several processes cannot share.
         RecipeError: data that cannot be read, where the models are here.
         ModelNotFoundError: models that are neither here nor the paper's.
         SpeechModelError: parts that do not fit together.
     """
     refuse_idle_processes(recipe, num_processes)
+    refuse_processes(recipe.adapt.method, num_processes)
     config, is_here = read_config(recipe)
     with torch.device("meta"), quiet_transformers():
         model = SpeechLMForConditionalGeneration(config)
@@ -107,6 +113,7 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
         sharded_bytes=sharded,
         optimizer_bytes=(num_arm + num_adaptor) * STATE_BYTES,
         activation_bytes=tokens * text.hidden_size * text.num_hidden_layers * ACTIVATION_BYTES * width // 2,
+        method_bytes=forecast_method(recipe, model, num_arm),
         tokens_per_step=tokens,
         align_steps=0 if recipe.align.start_from else recipe.align.max_steps,
         adapt_steps=recipe.adapt.steps,
@@ -139,11 +146,7 @@ def count_arm(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGeneration
     arm = recipe.adapt.arm
     if arm.adaptor_only:
         return 0, []
-    matrices = [
-        parameter
-        for parameter in model.model.language_model.parameters()
-        if parameter.dim() == MATRIX_DIMENSIONS and parameter.shape[0] != model.config.text_config.vocab_size
-    ]
+    matrices = list_matrices(model)
     if arm.lora is not None:
         return sum(arm.lora.rank * sum(parameter.shape) for parameter in matrices), []
     try:
@@ -152,6 +155,30 @@ def count_arm(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGeneration
         assumed = PAPER_TENSORS * sum(parameter.numel() for parameter in matrices) // len(matrices)
         return assumed, [f"{error}: {PAPER_TENSORS} matrices of average size are assumed, as many as in the paper"]
     return plan.totals.num_parameters, []
+
+
+def list_matrices(model: SpeechLMForConditionalGeneration) -> list[torch.nn.Parameter]:
+    """The language model's matrices but for its embeddings."""
+    return [
+        parameter
+        for parameter in model.model.language_model.parameters()
+        if parameter.dim() == MATRIX_DIMENSIONS and parameter.shape[0] != model.config.text_config.vocab_size
+    ]
+
+
+def forecast_method(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGeneration, num_arm: int) -> int:
+    """Bytes that the method needs beside the training, as if the largest matrix of the model were among the trained."""
+    method, anchor = recipe.adapt.method, recipe.adapt.anchor
+    if method is None:
+        return 0
+    sizes = Sizes(
+        num_trained=num_arm,
+        num_tokens=0,
+        vocabulary=model.config.text_config.vocab_size,
+        num_anchor_tasks=1 if anchor is None else len(anchor.sources),
+        largest_matrix=max(parameter.numel() for parameter in list_matrices(model)),
+    )
+    return build_method(method).forecast_bytes(sizes)
 
 
 def count_parameters(module: torch.nn.Module) -> int:

@@ -14,15 +14,19 @@ from pydantic import Field, field_validator, model_validator
 from oblong.checkpoints.locate import cache_dir
 from oblong.corpora.speech import BucketRule
 from oblong.errors import RecipeError
+from oblong.methods.recipe_fields import AnchorField, MethodField
 from oblong.models.speech_lm import AdaptorConfig
 from oblong.records.base import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
 from oblong.speech.arms import ArmRecipe
+from oblong.speech.training.method_fit import explain_misfit
 
 FETCHED_PREFIX: Final = "speech:"
 DEFAULT_RETENTION: Final[Mapping[str, str]] = {"english": "bundled:english-prose", "code": "bundled:python-code"}
 # Measured nowhere, agreed everywhere: plain projections bear 1e-3 (Ultravox 2e-3), attention layers a third of it.
 ALIGN_RATES: Final[Mapping[str, float]] = {"linear": 1e-3, "attention": 3e-4}
+
+ANCHOR_TOKENS: Final = 512  # as `oblong tune` has them
 
 
 class DataLimits(Part):
@@ -134,6 +138,21 @@ class AdaptRecipe(OptimizerRecipe):
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=3e-5, gt=0, description="peak, of the language model's tensors")
     adaptor_factor: float = Field(default=0.3, ge=0, description="times the arm's learning rate is the adaptor's")
+    method: MethodField = Field(
+        default=None, description="what to do against forgetting: a name, or name, strength and other options"
+    )
+    anchor: AnchorField = Field(
+        default=None, description="old text, for methods that need it: self_generated, bundled:NAME, a file, ..."
+    )
+    sequence_length: int | None = Field(
+        default=None, ge=2, description=f"tokens per block of the anchor; default: {ANCHOR_TOKENS}"
+    )
+
+    @model_validator(mode="after")
+    def _check_method_fits(self) -> Self:
+        if (misfit := explain_misfit(self.arm, self.method, self.anchor)) is not None:
+            raise ValueError(misfit)
+        return self
 
 
 class StopRecipe(Part):

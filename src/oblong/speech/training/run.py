@@ -7,6 +7,7 @@ from typing import Final
 
 from oblong.models.quiet import quiet_transformers
 from oblong.records import SpeechRun, SpeechRunStatus
+from oblong.speech.training.method_fit import refuse_processes
 from oblong.speech.training.preparing import Inputs, read_inputs
 from oblong.speech.training.processes import Processes, join_processes, refuse_idle_processes
 from oblong.speech.training.progress import OnSpeechProgress, ignore_progress
@@ -49,6 +50,7 @@ def train_speech(
 
     Raises:
         UserError: more processes than a batch has utterances, or they do not share a disk.
+        MethodError: the method cannot work with the Plan's tensors, in this memory, or with several processes.
         OtherProcessError: another process failed.
         OutputExistsError: the output exists and `force` is false.
         RecipeError: the recipe names what cannot be read; all of it is listed.
@@ -73,6 +75,7 @@ def train_speech(
 def _open_inputs(recipe: SpeechTrainRecipe, path: Path, processes: Processes, *, force: bool) -> Inputs:
     refuse_existing_output(Path(recipe.output), force=force)
     refuse_idle_processes(recipe, processes.count)
+    refuse_processes(recipe.adapt.method, processes.count)
     return read_inputs(recipe, path)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from oblong.corpora.speech import BatchPosition, BucketRule, iter_batches
+from oblong.methods.protocol import Method, PlainFineTuning
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
@@ -48,6 +50,7 @@ class StagePlan:
         judge: after an evaluation, why to end now.
         measure: an evaluation; told what came before in this stage.
         find_best: step of the best evaluation so far.
+        method: what is done against forgetting, prepared; it sees the language model's tensors alone.
     """
 
     stage: SpeechStage
@@ -61,6 +64,7 @@ class StagePlan:
     judge: Callable[[Sequence[SpeechPoint]], Verdict | None]
     measure: Callable[[StageState, float | None], SpeechPoint]
     find_best: Callable[[Sequence[SpeechPoint]], SpeechPoint | None]
+    method: Method = field(default_factory=PlainFineTuning)
 
     @property
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -98,6 +102,8 @@ class StageRunner:
         self._schedule = make_schedule(self._optimizer, plan)
         if resume:
             bench.processes.agree(self._restore)
+        else:
+            plan.method.measure()
         bench.processes.copy_first(plan.trained.values())
 
     def run(self) -> Verdict | None:
@@ -154,11 +160,13 @@ class StageRunner:
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
         loss.backward()  # type: ignore[no-untyped-call]
         processes.add_gradients(self._plan.trained.values())
+        self._plan.method.change_gradients()
         norm = float(nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm))
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient of step {self._current.step + 1} is {norm}")
         rate = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
+        self._plan.method.after_step(self._optimizer)
         self._schedule.step()
         current = self._current
         done = TrainingPoint(step=current.step + 1, loss=value, learning_rate=rate, gradient_norm=norm)
@@ -180,9 +188,10 @@ class StageRunner:
         since = current.points[-1].step if current.points else 0
         recent = [point.loss for point in current.losses[since:] if point.loss is not None]
         # Told by the first: decisions follow from it, and a last bit may differ between machines.
-        point = self._bench.processes.tell(
-            self._plan.measure(current, math.fsum(recent) / len(recent) if recent else None)
-        )
+        with self._plan.method.as_if_finished():
+            point = self._bench.processes.tell(
+                self._plan.measure(current, math.fsum(recent) / len(recent) if recent else None)
+            )
         points = (*current.points, point)
         self._update(points=points)
         best = self._plan.find_best(points)
@@ -192,7 +201,8 @@ class StageRunner:
     def _keep(self, point: SpeechPoint, *, is_best: bool) -> None:
         """Write an evaluation down, with the tensors that it is of."""
         if is_best:
-            self._bench.store.save_best(point.stage, point.step, self._plan.trained)
+            with self._plan.method.as_if_finished():
+                self._bench.store.save_best(point.stage, point.step, self._plan.trained)
         self._save()
         self._bench.on_point(self.state)
 
@@ -215,6 +225,7 @@ class StageRunner:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "generators": read_generators(),
+            "method": self._plan.method.state_dict(),
         }
         self._bench.store.save(self.state, self._plan.trained, machinery, None if best is None else best.step)
 
@@ -223,6 +234,7 @@ class StageRunner:
         self._optimizer.load_state_dict(machinery["optimizer"])
         self._schedule.load_state_dict(machinery["schedule"])
         write_generators(machinery["generators"])
+        self._plan.method.load_state_dict(send_to_device(machinery["method"], self._bench.device))
 
 
 def make_optimizer(plan: StagePlan) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import torch
 from torch import nn
 
+from oblong.methods import AnchorData, Method
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.records import (
     Provenance,
@@ -25,6 +26,7 @@ from oblong.speech.training.batches import BatchMaker, SpeechBatch
 from oblong.speech.training.describing import describe_arm, describe_best
 from oblong.speech.training.forward import SpeechForward
 from oblong.speech.training.measuring import Measurer, reuse_point
+from oblong.speech.training.method import obtain_old_text, prepare_method
 from oblong.speech.training.preparing import Inputs, build_model, hear, start_from_aligned
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress
@@ -50,7 +52,7 @@ from oblong.speech.training.stopping import (
 )
 from oblong.speech.training.workspace import ALIGNED, BEST, LAST, POINTS_FILE
 from oblong.tuning.memory import measure_peak_memory
-from oblong.tuning.workspace import CHECKPOINTS_DIRECTORY, RUN_FILE
+from oblong.tuning.workspace import ANCHOR_FILE, CHECKPOINTS_DIRECTORY, RUN_FILE
 
 ADAPTOR_ONLY: Final = ArmRecipe(adaptor_only=True)
 UNDER_WAY: Final = Verdict(status=SpeechRunStatus.RUNNING, reason="under way")
@@ -112,6 +114,7 @@ class SpeechTraining:
             device=device,
             processes=processes,
         )
+        self._old_text: AnchorData | None = None
         self._arm = processes.agree(lambda: apply_arm(model, ADAPTOR_ONLY, language_model=recipe.language_model))
 
     def run(self) -> SpeechRun:
@@ -119,6 +122,8 @@ class SpeechTraining:
         first = self._bench.clips[: self._recipe.batch.max_utterances]
         self._bench.maker.check(first)
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
+        # Before stage A: that a text is too short should not be found out after it.
+        self._old_text = obtain_old_text(self._recipe, self._model, self._processor, self._workspace / ANCHOR_FILE)
         state = self._processes.first(self._read_state)
         resumed = None if state is None else state.current.stage
         state = state or self._begin()
@@ -174,9 +179,12 @@ class SpeechTraining:
         self._arm = self._processes.agree(
             lambda: apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
         )
+        method = prepare_method(recipe, self._model, self._old_text)
         if recipe.shard_frozen and self._processes.count > 1:
             self._shard()
-        return self._run_stage(self._plan_adapt(state), state, resume=resume)
+        state, verdict = self._run_stage(self._plan_adapt(state, method), state, resume=resume)
+        method.finish()
+        return state, verdict
 
     def _shard(self) -> None:
         """From here on every process calls the language model as often as the others."""
@@ -255,13 +263,14 @@ class SpeechTraining:
             find_best=partial(find_best, rules=recipe.stop),
         )
 
-    def _plan_adapt(self, state: TrainingState) -> StagePlan:
+    def _plan_adapt(self, state: TrainingState, method: Method) -> StagePlan:
         recipe = self._recipe
         rate = recipe.adapt.learning_rate
         earlier = state.earlier_points[-1] if state.earlier_points else None
 
         def measure(current: StageState, loss: float | None) -> SpeechPoint:
-            if current.step == 0 and earlier is not None and earlier.wer:
+            # A method may begin by changing weights, as PackNet does.
+            if current.step == 0 and earlier is not None and earlier.wer and recipe.adapt.method is None:
                 return reuse_point(earlier)
             return self._measurer.measure_adapt(current, loss, state.base_retention, self._arm.trained)
 
@@ -282,6 +291,7 @@ class SpeechTraining:
             judge=partial(judge_adaptation, rules=recipe.stop),
             measure=measure,
             find_best=partial(find_best, rules=recipe.stop),
+            method=method,
         )
 
     def _finish(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
@@ -336,7 +346,7 @@ class SpeechTraining:
             name=Path(recipe.output).name,
             encoder=recipe.encoder,
             language_model=recipe.language_model,
-            arm=describe_arm(self._arm),
+            arm=describe_arm(self._arm, recipe.adapt.method if self._arm.kind == recipe.adapt.arm.kind else None),
             recipe=recipe.model_dump(mode="json"),
             seed=recipe.seed,
             status=verdict.status,

@@ -2,7 +2,7 @@
 
     checkpoints/step-adapt-00000120/state.json            step, place in the epoch, losses, evaluations
     checkpoints/step-adapt-00000120/trained.safetensors   the adaptor and what trains in the language model, float32
-    checkpoints/step-adapt-00000120/optimizer.pt          optimizer, schedule and random number generators
+    checkpoints/step-adapt-00000120/optimizer.pt          optimizer, schedule, random number generators, method
     checkpoints/best-adapt-00000080.safetensors           the same tensors at the best evaluation
 
 A checkpoint is written whole into a hidden directory and then renamed. What it does not name is removed afterwards.
@@ -93,7 +93,7 @@ class CheckpointStore:
         Args:
             state: where the run stands.
             trained: parameters by name.
-            machinery: state of optimizer, schedule and generators.
+            machinery: state of optimizer, schedule, generators and method.
             best: step of the best evaluation of this stage, whose tensors are kept.
 
         Raises:

@@ -4,6 +4,7 @@ OUTPUT/run.json        the SpeechRun; rewritten at every evaluation while the ru
 OUTPUT/points.jsonl    its evaluations, one line each, appended as they are made
 OUTPUT/recipe.yaml     the recipe as resolved
 OUTPUT/inputs.json     digests of the files that went in
+OUTPUT/anchor.safetensors  old text, for a method that takes it
 OUTPUT/aligned/        speech delta after stage A: the adaptor
 OUTPUT/best/           speech delta of the best evaluation
 OUTPUT/last/           speech delta of the last good step
