@@ -50,13 +50,14 @@ def sum_over_paths(log_probabilities: torch.Tensor, target: list[int]) -> float:
 
 
 def compare_length(speller: Speller, model: Any, clips: list[Clip]) -> float:
-    """Mean over all audio tokens of log(rms / rms of the embeddings that the speller knows)^2."""
+    """Mean over utterances of the mean over audio tokens of log(rms / rms of the speller's embeddings)^2."""
     letters = {letter for clip in clips for letter in clip.utterance.text}
     tokens = [model.get_audio_features(audio_features=[clip.frames]).pooler_output.detach() for clip in clips]
-    sizes = torch.cat(tokens).square().mean(-1).sqrt()
+    sizes = [frames.reshape(-1, frames.shape[-1]).square().mean(-1).sqrt() for frames in tokens]
     known = speller.get_buffer("_embeddings")
     assert len(known) == len(letters) + 1  # and the blank
-    return float((sizes / known.square().mean().sqrt()).log().square().mean())
+    length = known.square().mean().sqrt()
+    return sum(float((size / length).log().square().mean()) for size in sizes) / len(clips)
 
 
 def test_the_loss_sums_over_every_way_to_spell(spoken: tuple[Any, Any, list[Clip]]) -> None:

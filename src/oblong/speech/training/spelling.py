@@ -9,7 +9,8 @@ the run of docs/explanation/figure-1-again.md an utterance cost a twelfth of one
 940 in 518 s, in batches of other sizes).
 
     logits[m, v] = scale * <audio token m, embedding v> + bias[v]
-    loss = -log P_CTC(transcript | logits) / number of its tokens + w * mean over m of log(rms(audio token m) / r)^2
+    loss = -log P_CTC(transcript | logits) / number of its tokens + w * mean over m of log(rms(audio token m) / r)^2,
+           a mean over utterances
 
 where r is the root mean square of the embeddings. Without the second term longer vectors win: they make surer logits,
 and the language model, which has never seen an embedding of that length, listens to them later.
@@ -113,8 +114,9 @@ class Speller(nn.Module):
             reduction="none",
             zero_infinity=True,
         )
-        spelling = (losses / counts.clamp(min=1)).sum() / batch.num_utterances
-        return SpellingOutput(loss=spelling + self._length_weight * self._compare_length(tokens_NMH[mask_NM]))
+        # Means over utterances, so that processes with a share each add up to the same.
+        per_utterance = losses / counts.clamp(min=1) + self._length_weight * self._compare_length(tokens_NMH, mask_NM)
+        return SpellingOutput(loss=per_utterance.sum() / batch.num_utterances)
 
     @torch.no_grad()
     def spell(self, batch: SpeechBatch) -> list[list[int]]:
@@ -138,10 +140,14 @@ class Speller(nn.Module):
         logits_NMV = functional.linear(tokens_NMH, self._embeddings) * self.scale + self.bias
         return logits_NMV.log_softmax(-1)
 
-    def _compare_length(self, tokens_MH: torch.Tensor) -> torch.Tensor:
-        """How far audio tokens are from being as long as embeddings: the mean square of the ratio's logarithm."""
-        power_M = tokens_MH.square().mean(-1)
-        return (0.5 * (power_M / self._embeddings.square().mean()).log()).square().mean()
+    def _compare_length(self, tokens_NMH: torch.Tensor, mask_NM: torch.Tensor) -> torch.Tensor:
+        """How far each utterance's audio tokens are from being as long as embeddings, (N,).
+
+        The mean over the tokens of log(rms / rms of the embeddings)^2.
+        """
+        power_NM = tokens_NMH.square().mean(-1).masked_fill(~mask_NM, 1.0)
+        square_NM = (0.5 * (power_NM / self._embeddings.square().mean()).log()).square()
+        return (square_NM * mask_NM).sum(-1) / mask_NM.sum(-1).clamp(min=1)
 
     def _find_targets(self, labels: torch.Tensor) -> torch.Tensor:
         """Places of a transcript's tokens; one that no training transcript has is left out."""
