@@ -8,17 +8,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+TEST_PROCESSES ?= 2
+
 # Every figure of the README and docs. scan_llama8b writes 16 GB into the temporary directory.
 BENCHMARKS := spectra_accuracy spectra_speed error_bound scan_trust scan_noise null_law scan_speed scan_memory scan_cache \
 	scan_shapes scan_moe scan_llama8b scan_killed scan_mutations scan_real_models tune_cost
 
-.PHONY: help install demo demo-quick demo-full speech-demo figure1 test lint types layers unit bench clean
+.PHONY: help install demo demo-quick demo-full speech-demo figure1 study test lint types layers unit bench clean
 
 help:
 	@echo "make demo        the main job on a real model: scan, plan, tune four ways, measure, report.html"
 	@echo "make demo-quick  the same in 2 minutes;  make demo-full  a study with three seeds (30 minutes)"
 	@echo "make speech-demo a language model learns to hear, and keeps its text: word errors beside perplexity"
 	@echo "make figure1     the paper's Figure 1, again: seven choices of what to train (hours; resumable)"
+	@echo "make study       eleven arms, two domains, three seeds, at matched gain (many hours; resumable)"
 	@echo "make test        lint, types, layer contracts, tests"
 	@echo "make bench       every figure of the README and docs (slow); JSON in build/bench"
 
@@ -57,6 +60,11 @@ figure1: install
 	$(BIN)/oblong speech fetch-data
 	$(BIN)/python -m benchmarks.figure1 --jobs 2 --json build/figure1/figure1.json
 
+study: install
+	@$(INSTALL) -e '.[adapters]'
+	$(BIN)/oblong compare study-german -o build/study/german
+	$(BIN)/oblong compare study-office -o build/study/office
+
 test: $(VENV)/.installed-test lint types layers unit
 
 lint: $(VENV)/.installed-test
@@ -71,7 +79,7 @@ layers: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m oblong fetch demo-model
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 bench: $(VENV)/.installed-test
 	@$(INSTALL) -e '.[bench]'
