@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from oblong.cli.live import MatrixProgress
 from oblong.cli.terminal import format_bytes, format_count, format_seconds, note, print_json, stdout
-from oblong.errors import RecipeError, SelectionError
+from oblong.errors import SelectionError
 
 if TYPE_CHECKING:
     from oblong.comparing import CompareRecipe
@@ -64,9 +64,10 @@ def resolve_recipe(
     """The recipe with the command line's options in it, checked as a whole."""
     from oblong.comparing.recipe import build_compare_recipe
     from oblong.comparing.splitting import DATA_FOLDER, replace_data
+    from oblong.recipes import find_recipe
     from oblong.records.recipe import load_recipe_data
 
-    path = find_recipe(name)
+    path = find_recipe(name, speech=False)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
     if fresh:
@@ -77,26 +78,6 @@ def resolve_recipe(
     if replaced.evaluate.keys() != recipe.evaluate.keys():
         note(f"a part of {escape(data)} is held out and never trained on: {Path(recipe.output) / DATA_FOLDER}")
     return replaced
-
-
-def find_recipe(name: str) -> Path:
-    """A recipe file, or a shipped recipe such as `forgetting`.
-
-    Raises:
-        RecipeError: neither.
-    """
-    from oblong.recipes import recipe_path
-
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    shipped = recipe_path(name)
-    if "/" not in name and shipped.exists():
-        return shipped
-    others = ("speech-", "tune")
-    names = (file.stem for file in shipped.parent.glob("*.yaml"))
-    known = ", ".join(sorted(name for name in names if not name.startswith(others)))
-    raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -23,7 +23,7 @@ from oblong.cli.terminal import (
     warn,
 )
 from oblong.cli.tune import yield_while_waiting
-from oblong.errors import OtherProcessError, RecipeError
+from oblong.errors import OtherProcessError
 from oblong.records import SpeechPoint, SpeechRun, SpeechRunStatus
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def train(
     Example: oblong speech train recipe.yaml --set adapt.arm.plan=plan.yaml -o runs/kappa-lowest
     """
     yield_while_waiting()
+    from oblong.recipes import find_recipe
     from oblong.speech.training import read_speech_recipe, train_speech
     from oblong.speech.training.processes import is_first_process
 
-    path = find_recipe(recipe)
+    path = find_recipe(recipe, speech=True)
     given = [*(settings or []), *([] if output is None else [f"output={output}"])]
     resolved = read_speech_recipe(path, settings=given)
     speaks = is_first_process()
@@ -135,24 +136,6 @@ def describe_division(forecast: SpeechForecast) -> str:
         return ""
     frozen = "divided in stage B" if forecast.sharded_bytes else "whole on each (shard_frozen: true divides them)"
     return f" on each of {forecast.num_processes} GPUs; frozen layers are {frozen}"
-
-
-def find_recipe(name: str) -> Path:
-    """A recipe file, or a shipped recipe such as `speech-prompts`.
-
-    Raises:
-        RecipeError: neither.
-    """
-    from oblong.recipes import recipe_path
-
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    shipped = recipe_path(name)
-    if "/" not in name and shipped.exists():
-        return shipped
-    known = ", ".join(sorted(file.stem for file in shipped.parent.glob("speech-*.yaml")))
-    raise RecipeError(path, [f"(whole file): no such file, and no shipped recipe; there are {known}"])
 
 
 @contextmanager
