@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from oblong.cli.live import MatrixProgress
 from oblong.cli.terminal import format_bytes, format_count, format_seconds, note, print_json, stdout
-from oblong.errors import SelectionError
+from oblong.errors import OutputExistsError, SelectionError
 
 if TYPE_CHECKING:
     from oblong.comparing import CompareRecipe
@@ -63,13 +63,15 @@ def resolve_recipe(
 ) -> CompareRecipe:
     """The recipe with the command line's options in it, checked as a whole."""
     from oblong.comparing.recipe import build_compare_recipe
-    from oblong.comparing.splitting import DATA_FOLDER, replace_data
+    from oblong.comparing.splitting import DATA_FOLDER, check_data, replace_data
     from oblong.recipes import find_recipe
     from oblong.records.recipe import load_recipe_data
 
     path = find_recipe(name, speech=False)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
+    if data is not None:
+        check_data(fields, data, text_field=text_field)  # before --fresh throws anything away
     if fresh:
         remove_output(recipe)
     if data is None:
@@ -130,11 +132,25 @@ def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
 
 
 def remove_output(recipe: CompareRecipe) -> None:
-    """Throw away what an earlier call has finished."""
+    """Throw away what an earlier call has finished.
+
+    Raises:
+        OutputExistsError: the folder holds something, and no comparison.
+    """
     import shutil
 
-    if Path(recipe.output).exists():
-        shutil.rmtree(recipe.output)
+    from oblong.comparing.compare import COMPARISON_FILE, SCAN_FILE
+    from oblong.comparing.jobs import BASE, JOB_FILE
+    from oblong.comparing.splitting import DATA_FOLDER, HELD_OUT_FILE
+
+    output = Path(recipe.output)
+    if not output.exists():
+        return
+    marks = (COMPARISON_FILE, SCAN_FILE, f"{BASE}/{JOB_FILE}", f"{DATA_FOLDER}/{HELD_OUT_FILE}")
+    is_comparison = any((output / mark).exists() for mark in marks)
+    if not is_comparison and (not output.is_dir() or any(output.iterdir())):
+        raise OutputExistsError(output, advice="it is no comparison, and --fresh removes nothing else: name another -o")
+    shutil.rmtree(output)
 
 
 def run_comparison(recipe: CompareRecipe) -> Comparison:

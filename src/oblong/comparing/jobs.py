@@ -23,6 +23,7 @@ from oblong.comparing.recipe import EvaluationCorpus
 from oblong.records import EvaluatedState, Evaluation, Part, Run
 
 BASE: Final = "base"
+JOB_FILE: Final = "job.json"
 Dtype = Literal["bfloat16", "float32"]
 
 
@@ -111,7 +112,7 @@ class Job(Part):
 
     def _read_prepared(self) -> Job | None:
         with suppress(OSError, ValueError):
-            return Job.model_validate_json((self.path / "job.json").read_text(encoding="utf-8"))
+            return Job.model_validate_json((self.path / JOB_FILE).read_text(encoding="utf-8"))
         return None
 
     def _flatten(self) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class Job(Part):
     def prepare(self) -> None:
         """Make the folder and write what to do."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "job.json").write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        (self.path / JOB_FILE).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     def read_evaluation(self) -> Evaluation:
         """The finished job's Evaluation."""

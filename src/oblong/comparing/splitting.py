@@ -18,6 +18,7 @@ HELD_OUT_SHARE: Final = 0.1
 MAX_HELD_OUT: Final = 64  # more make intervals hardly narrower and evaluations longer
 MIN_HELD_OUT: Final = 2
 DATA_FOLDER: Final = "data"
+HELD_OUT_FILE: Final = "held-out.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,17 @@ def split_documents(documents: Documents) -> Split:
     )
 
 
+def check_data(recipe: Mapping[str, Any], source: str, *, text_field: str) -> None:
+    """Make sure that `replace_data` can do its work, and write nothing.
+
+    Raises:
+        DataError: unreadable, or too few documents.
+    """
+    documents = read_documents(source, text_field=text_field)
+    if any(is_bundled_domain(spec) for spec in recipe["evaluate"].values()):
+        split_documents(documents)
+
+
 def replace_data(recipe: Mapping[str, Any], source: str, *, text_field: str, output: Path) -> dict[str, Any]:
     """Put a text in the place of a recipe's training text.
 
@@ -76,7 +88,7 @@ def replace_data(recipe: Mapping[str, Any], source: str, *, text_field: str, out
         return {**recipe, "train": {**recipe["train"], "data": {"source": source, "text_field": text_field}}}
     split = split_documents(documents)
     train = write_documents(output / DATA_FOLDER / "train.jsonl", split.train)
-    held_out = write_documents(output / DATA_FOLDER / "held-out.jsonl", split.held_out)
+    held_out = write_documents(output / DATA_FOLDER / HELD_OUT_FILE, split.held_out)
     limits = {key: value for spec in bundled.values() for key, value in spec.items() if key == "characters"}
     others = {name: spec for name, spec in recipe["evaluate"].items() if name not in bundled}
     return {

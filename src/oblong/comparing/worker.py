@@ -16,7 +16,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from oblong.comparing.jobs import BASE, Job, LossChanges
+from oblong.comparing.jobs import BASE, JOB_FILE, Job, LossChanges
 from oblong.comparing.states import StateEvaluator, find_last_finite, measure_changes
 from oblong.corpora import Documents, read_documents
 from oblong.errors import NonFinitePredictionError, OblongError
@@ -34,7 +34,7 @@ BATCH_SIZES: Final = (4, 1, 2, 3, 5, 6, 8, 12)  # the first is that of every oth
 
 def main() -> int:
     """Run the job in the folder named on the command line."""
-    job = Job.model_validate_json((Path(sys.argv[1]) / "job.json").read_text(encoding="utf-8"))
+    job = Job.model_validate_json((Path(sys.argv[1]) / JOB_FILE).read_text(encoding="utf-8"))
     end_with_parent()
     try:
         with FileLock(job.path / "lock"):

@@ -40,6 +40,23 @@ def test_a_text_of_ones_own_is_split_and_survives_fresh(tmp_path: Path, capsys: 
     assert (tmp_path / "out" / "finished").exists()  # a dry run throws nothing away
 
 
+def test_fresh_throws_nothing_away_when_the_text_is_bad(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "comparison.json").write_text("{}")
+    text = write_text(tmp_path / "mine.jsonl", ["one", "two"])
+    assert run(["compare", "forgetting", "-o", str(output), "--data", str(text), "--fresh"]) == 2
+    assert run(["compare", "forgetting", "-o", str(output), "--data", str(tmp_path / "no.jsonl"), "--fresh"]) == 2
+    assert (output / "comparison.json").exists()
+
+
+def test_fresh_removes_comparisons_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").touch()
+    assert run(["compare", "forgetting", "-o", str(tmp_path), "--fresh"]) == 2
+    assert "it is no comparison, and --fresh removes nothing else" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "thesis.tex").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
