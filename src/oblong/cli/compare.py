@@ -172,13 +172,15 @@ def print_comparison(comparison: Comparison) -> None:
     from oblong.reporting.comparison_tables import render_comparison
     from oblong.reporting.gain_tables import render_gains
     from oblong.reporting.reading import read_comparison
-    from oblong.reporting.suite_tables import describe_answers, render_task_changes
+    from oblong.reporting.suite_tables import describe_answers, render_answers
 
     console = stdout()
     for table in (*render_gains(comparison, width=console.width), *render_comparison(comparison, width=console.width)):
         console.print(table)
+        console.print()
     if comparison.answers:
-        console.print(render_task_changes(comparison.answers, title="Answers to questions, before and after"))
+        console.print(render_answers(comparison, width=console.width))
+        console.print()
     for paragraph in read_comparison(comparison).brief:
         console.print(paragraph, markup=False)
     for paragraph in describe_answers(comparison.answers):

@@ -9,16 +9,24 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from oblong.records import Interval, TaskChange, TaskScore
-from oblong.reporting.formats import NOTHING, format_p_value, format_share
+from oblong.records import Comparison, Interval, TaskChange, TaskScore
+from oblong.reporting.arms import DATA_FREE_NOTE, is_data_free
+from oblong.reporting.formats import NOTHING, format_p_value, format_share, format_yes
+from oblong.reporting.table_layout import bold_if, choose_table, fold_cell, make_table
 from oblong.reporting.verdicts import join_names
 
+_ChangeRow = tuple[TaskChange, tuple[str, ...]]
+
 LEVEL: Final = 0.05
+WIDE: Final = 120  # columns
 CHANGE_HEADINGS: Final = ("accuracy", "change", "lost", "gained", "p", "adjusted")
 CHANGE_CAPTION: Final = (
-    "lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 %"
-    " interval over questions; p adjusted by Holm over the tasks of an arm"
+    "Lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 % "
+    "interval over questions; p by McNemar's test, over questions where there are several seeds, adjusted by Holm over "
+    "the tasks of an arm. Bold: significant."
 )
+ANSWER_HEADINGS: Final = ("arm", "data-free", "task", *CHANGE_HEADINGS)
+ANSWER_CAPTION: Final = f"{CHANGE_CAPTION} {DATA_FREE_NOTE}"
 
 
 def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[float, float]]) -> Table:
@@ -45,17 +53,45 @@ def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[f
     return table
 
 
-def render_task_changes(changes: Sequence[TaskChange], *, title: str) -> Table:
-    """One row per change."""
-    several = len({change.arm for change in changes}) > 1
-    table = _make_table(title, CHANGE_CAPTION)
-    for heading in ("arm", "task") if several else ("task",):
-        table.add_column(heading, overflow="fold")
-    for heading in CHANGE_HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for change in changes:
-        names = (change.arm, change.task) if several else (change.task,)
-        table.add_row(*map(escape, (*names, *change_cells(change))))
+def render_task_changes(changes: Sequence[TaskChange], *, title: str, width: int = WIDE) -> Table:
+    """One row per task of one model; where there is not the room, intervals stand under their means."""
+    rows = [(change, (change.task, *change_cells(change))) for change in changes]
+    return _choose_changes(title, ("task", *CHANGE_HEADINGS), rows, CHANGE_CAPTION, width)
+
+
+def render_answers(comparison: Comparison, *, width: int = WIDE) -> Table:
+    """One row per arm and task of a Comparison."""
+    rows = [(change, answer_cells(comparison, change)) for change in comparison.answers]
+    return _choose_changes("Answers to questions, before and after", ANSWER_HEADINGS, rows, ANSWER_CAPTION, width)
+
+
+def answer_cells(comparison: Comparison, change: TaskChange) -> tuple[str, ...]:
+    """The texts under ANSWER_HEADINGS."""
+    return (change.arm, format_yes(is_data_free(comparison, change.arm)), change.task, *change_cells(change))
+
+
+def is_significant_change(change: TaskChange) -> bool:
+    """Whether the change of accuracy is more than chance, after the correction where there is one."""
+    return (change.p_value if change.adjusted_p_value is None else change.adjusted_p_value) < LEVEL
+
+
+def _choose_changes(title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, width: int) -> Table:
+    layouts = ((3, False), (2, False), (1, True))
+    return choose_table(
+        (_render_changes(title, headings, rows, caption, gap=gap, folded=folded) for gap, folded in layouts), width
+    )
+
+
+def _render_changes(
+    title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, *, gap: int, folded: bool
+) -> Table:
+    table = make_table(escape(title), headings, caption, gap=gap)
+    table.columns[headings.index("task")].justify = "left"
+    for change, texts in rows:
+        cells = [escape(fold_cell(text) if folded else text) for text in texts]
+        place = headings.index("change")
+        cells[place] = bold_if(cells[place], is_significant_change(change))
+        table.add_row(*cells)
     return table
 
 
