@@ -100,7 +100,7 @@ def forecast_comparison(recipe: CompareRecipe, *, on_timing: OnTiming = lambda n
         return Forecast(**counted, arms=(), **untimed)
     on_timing("an evaluation")
     evaluation = time_evaluation(recipe, threads)
-    timings = time_arms(left, plans, evaluation, on_timing=on_timing)
+    timings = time_arms(recipe, left, plans, evaluation, on_timing=on_timing)
     arms = tuple(forecast_arms(recipe, left, done, plans, timings, evaluation))
     base = make_base_job(recipe, threads)
     return Forecast(

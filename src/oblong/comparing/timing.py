@@ -65,12 +65,18 @@ class EvaluationTiming:
 
 
 def time_arms(
-    jobs: Sequence[Job], plans: Mapping[tuple[str, int], Plan], beside: EvaluationTiming, *, on_timing: OnTiming
+    recipe: CompareRecipe,
+    jobs: Sequence[Job],
+    plans: Mapping[tuple[str, int], Plan],
+    beside: EvaluationTiming,
+    *,
+    on_timing: OnTiming,
 ) -> dict[str, ArmTiming]:
     """Time one job of every kind of arm; arms that differ in which tensors they choose only are of one kind.
 
     Args:
-        jobs: at least one of each arm.
+        recipe: what would be compared.
+        jobs: of the arms to be timed, at least one of each.
         plans: by arm and seed.
         beside: what the arms pay beside their steps.
         on_timing: told the arm that is timed.
@@ -83,7 +89,7 @@ def time_arms(
     for job in jobs:
         if job.arm in by_arm:
             continue
-        kind = describe_kind(job, plans[job.arm, job.seed])
+        kind = describe_kind(recipe, job)
         if kind not in kinds:
             on_timing(job.arm)
             kinds[kind] = time_arm(job, plans[job.arm, job.seed], beside)
@@ -91,11 +97,12 @@ def time_arms(
     return by_arm
 
 
-def describe_kind(job: Job, plan: Plan) -> str:
-    """What decides the time of a step: how the arm trains, and, within a few percent, how much."""
+def describe_kind(recipe: CompareRecipe, job: Job) -> str:
+    """What decides the time of a step: how the arm trains, and how much."""
+    rule = recipe.arms[job.arm]
+    drawn_for = rule if rule.matches is None else recipe.arms[rule.matches]
     fields = job.tune or {}
-    amount = round(math.log(max(1, plan.totals.num_parameters)), 1)
-    return repr((fields.get("method"), fields.get("adapter"), amount))
+    return repr((fields.get("method"), fields.get("adapter"), drawn_for.plan, drawn_for.budget or recipe.budget))
 
 
 def time_arm(job: Job, plan: Plan, beside: EvaluationTiming) -> ArmTiming:
@@ -160,6 +167,7 @@ def time_corpora(recipe: CompareRecipe, loaded: LoadedModel, threads: int) -> fl
     """Seconds to evaluate all texts once, from two documents of each."""
     corpora = read_corpora(make_base_job(recipe, threads))
     sample = [shorten(corpus) for corpus in corpora]
+    score_corpora(loaded, sample[:1], window=recipe.window, stride=recipe.stride)  # the first is slower: not timed
     started = time.perf_counter()
     score_corpora(loaded, sample, window=recipe.window, stride=recipe.stride)
     seconds = time.perf_counter() - started

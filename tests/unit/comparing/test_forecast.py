@@ -133,7 +133,7 @@ def test_a_method_is_timed_with_what_it_measures_before(recipe: CompareRecipe) -
     assert count_readings(job, shortened) == 40 / 16  # of 128 blocks the method reads 40, and 2 x 8 were timed
     jobs = [make_job(recipe, cell, 1) for cell in iter_cells(recipe)]
     named: list[str] = []
-    timings = time_arms(jobs, plans, BESIDE, on_timing=named.append)
+    timings = time_arms(recipe, jobs, plans, BESIDE, on_timing=named.append)
     assert set(named) == set(timings) == {"plain", "mofo", "ewc"}
     assert timings["ewc"].seconds_before > BESIDE.seconds_to_load + BESIDE.seconds_per_anchor
     assert timings["plain"].seconds_before < timings["ewc"].seconds_before
