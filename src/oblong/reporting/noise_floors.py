@@ -33,8 +33,8 @@ def is_below_noise(interval: Interval | None, floor: float) -> bool:
 
 
 def mark_noise(text: str, interval: Interval | None, floor: float) -> str:
-    """The text of an interval with a mark, where it is below the noise."""
-    return f"{text} {NOISE_MARK}" if is_below_noise(interval, floor) else text
+    """The text of an interval with a mark after its mean, where it is below the noise."""
+    return text.replace(" [", f" {NOISE_MARK} [") if is_below_noise(interval, floor) else text
 
 
 def format_floor(floor: float) -> str:

@@ -231,7 +231,7 @@ def _describe_noise(comparison: Comparison) -> str:
     floors = list_noise_floors(comparison)
     return (
         f"Two evaluations of the base itself, with other batch sizes, differ by up to the noise floor ({floors} nats "
-        "per token, in 95 of 100 cases); of no smaller difference a claim is made."
+        "per token, in 95 of 100 cases); no claim is made of a smaller difference."
         if floors
         else ""
     )

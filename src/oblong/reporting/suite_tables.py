@@ -76,23 +76,32 @@ def is_significant_change(change: TaskChange) -> bool:
 
 
 def _choose_changes(title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, width: int) -> Table:
-    layouts = ((3, False), (2, False), (1, True))
-    return choose_table(
-        (_render_changes(title, headings, rows, caption, gap=gap, folded=folded) for gap, folded in layouts), width
-    )
+    wide = (_render_changes(title, headings, rows, caption, gap=gap) for gap in (3, 2))
+    return choose_table((*wide, _render_folded(title, headings, rows, caption)), width)
 
 
 def _render_changes(
-    title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, *, gap: int, folded: bool
+    title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, *, gap: int
 ) -> Table:
     table = make_table(escape(title), headings, caption, gap=gap)
     table.columns[headings.index("task")].justify = "left"
     for change, texts in rows:
-        cells = [escape(fold_cell(text) if folded else text) for text in texts]
-        place = headings.index("change")
-        cells[place] = bold_if(cells[place], is_significant_change(change))
-        table.add_row(*cells)
+        cells = dict(zip(headings, map(escape, texts), strict=True))
+        cells["change"] = bold_if(cells["change"], is_significant_change(change))
+        table.add_row(*cells.values())
     return table
+
+
+def _render_folded(title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str) -> Table:
+    """Intervals under their means, and of two p-values the one that decides."""
+    kept = [heading for heading in headings if heading != "adjusted"]
+    shown: list[_ChangeRow] = []
+    for change, texts in rows:
+        cells = dict(zip(headings, map(fold_cell, texts), strict=True))
+        if change.adjusted_p_value is not None:
+            cells["p"] = cells["adjusted"]
+        shown.append((change, tuple(cells[heading] for heading in kept)))
+    return _render_changes(title, kept, shown, caption, gap=1)
 
 
 def change_cells(change: TaskChange) -> tuple[str, ...]:

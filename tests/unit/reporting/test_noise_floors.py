@@ -54,8 +54,8 @@ def test_what_is_below_the_noise_is_marked_and_not_bold() -> None:
     comparison = make_noisy()
     small, large, control = outcome_sections(comparison)[1].rows
     assert outcome_cells(small)[3:5] == (
-        f"+0.0020 [+0.0010, +0.0030] {NOISE_MARK}",
-        f"+0.0020 [+0.0010, +0.0030] {NOISE_MARK}",
+        f"+0.0020 {NOISE_MARK} [+0.0010, +0.0030]",
+        f"+0.0020 {NOISE_MARK} [+0.0010, +0.0030]",
     )
     assert NOISE_MARK not in "".join(outcome_cells(large))
     assert [(row.is_changed, row.is_different) for row in (small, large, control)] == [
@@ -103,5 +103,5 @@ def test_at_a_gain_the_floor_decides_too(floor: float, words: str) -> None:
 
 def test_the_page_marks_it() -> None:
     page = render_report(comparison=make_noisy())
-    assert f"+0.0030] {NOISE_MARK}</span>" in page
+    assert f"+0.0020 {NOISE_MARK} <span" in page
     assert "and the difference exceeds the noise floor" in page

@@ -110,4 +110,4 @@ def test_in_a_comparison_every_row_says_whether_its_arm_is_data_free() -> None:
     assert "-15.0 [-25.0, -5.0]" in wide
     narrow = print_to_text(render_answers(comparison, width=72))
     assert max(len(line) for line in narrow.split("Lost:")[0].splitlines()) <= 72
-    assert all(word in narrow for word in ("free", "[-25.0, -5.0]", "adjusted"))
+    assert all(word in narrow for word in ("free", "[-25.0, -5.0]", "0.008"))
