@@ -18,11 +18,15 @@ def describe_gains(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
     """The paragraphs of each retention text, pooled first; texts that cannot be compared share one sentence."""
     sections = gain_sections(comparison)
     blocked = [section for section in sections if not is_comparable(section)]
-    described = [
-        describe_at_gain(comparison, section) if is_comparable(section) else (_describe_blocked(comparison, blocked),)
-        for section in sections
-    ]
-    return tuple(dict.fromkeys(described))
+    described: dict[tuple[str, ...], None] = {}
+    for section in sections:
+        named = bool(described) and section.gain == sections[0].gain
+        described[
+            describe_at_gain(comparison, section, gain_is_named=named)
+            if is_comparable(section)
+            else (_describe_blocked(comparison, blocked),)
+        ] = None
+    return tuple(described)
 
 
 def is_comparable(section: GainSection) -> bool:
@@ -43,7 +47,7 @@ def _describe_blocked(comparison: Comparison, sections: Sequence[GainSection]) -
     )
 
 
-def describe_at_gain(comparison: Comparison, section: GainSection) -> tuple[str, ...]:
+def describe_at_gain(comparison: Comparison, section: GainSection, *, gain_is_named: bool = False) -> tuple[str, ...]:
     """What the arms have forgotten of one comparable text when all have learned the same amount, in two paragraphs.
 
     What is not significant is said not to be, and not called equal; an arm that does not get to the gain is named.
@@ -52,24 +56,27 @@ def describe_at_gain(comparison: Comparison, section: GainSection) -> tuple[str,
     rivals = [row for row in section.rows if not row.is_control]
     compared = [row for row in rivals if row.difference is not None]
     decided = (
-        _describe_control(comparison, section),
+        _describe_control(comparison, section, gain_is_named=gain_is_named),
         _describe_decided(compared, Direction.LOWER, f"significantly less than {control}"),
         _describe_decided(compared, Direction.HIGHER, f"significantly more than {control}"),
     )
     rest = (
         _describe_hidden(compared, control),
         _describe_undecided(compared, control),
-        f"These p-values are adjusted for {len(compared)} arms (Holm)." if len(compared) > 1 else "",
+        f"These p-values are adjusted for {len(compared)} arms (Holm)."
+        if len(compared) > 1 and not gain_is_named
+        else "",
         _describe_unreached(rivals),
     )
     paragraphs = (" ".join(text for text in texts if text) for texts in (decided, rest))
     return tuple(paragraph for paragraph in paragraphs if paragraph)
 
 
-def _describe_control(comparison: Comparison, section: GainSection) -> str:
+def _describe_control(comparison: Comparison, section: GainSection, *, gain_is_named: bool) -> str:
     measured = BY_DIVERGENCE if section.measure == "kl" else ""
     place = join_names(section.corpora) + (" (each weighs the same)" if len(section.corpora) > 1 else "") + measured
-    opening = f"At a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
+    gain = f"a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
+    opening = f"At {'the same gain' if gain_is_named else gain}"
     forgotten = next(row.forgetting for row in section.rows if row.is_control and row.forgetting)
     note = " (below zero: its loss fell)" if forgotten.mean < 0 else ""
     return f"{opening}, {comparison.control} has forgotten {format_interval(forgotten)} of {place}{note}."

@@ -45,6 +45,7 @@ from oblong.reporting.gain_tables import (
 )
 from oblong.reporting.glossary import GLOSSARY
 from oblong.reporting.markup import SHAPE_PATHS, content_security_policy, mark_interval, to_script_json, true_minus
+from oblong.reporting.noise_floors import has_noise
 from oblong.reporting.page_rows import (
     MEASURE_HEADINGS,
     gain_bars,
@@ -188,6 +189,7 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
         "gain_headings": GAIN_HEADINGS,
         "gain_caption": f"{gain_caption(comparison, sections)} {describe_hypervolume(sections)}" if sections else "",
         "section_title": section_title,
+        "has_noise": has_noise(comparison),
         "reading": read_comparison(comparison),
         "topics": tuple(Topic),
         "outcomes": [

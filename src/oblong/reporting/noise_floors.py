@@ -48,10 +48,13 @@ def list_noise_floors(comparison: Comparison) -> str:
 
 
 def explain_noise_mark(comparison: Comparison) -> str:
-    """The sentence that a table's caption needs; empty where no floor was measured."""
+    """The sentence that a table's caption needs; empty where there is no floor above zero."""
+    if not has_noise(comparison):
+        return ""
     floors = list_noise_floors(comparison)
-    return (
-        f" {NOISE_MARK}: no larger than the noise floor of its text ({floors}), so no claim is made of it."
-        if floors
-        else ""
-    )
+    return f" {NOISE_MARK}: no larger than the noise floor of its text ({floors}), so no claim is made of it."
+
+
+def has_noise(comparison: Comparison) -> bool:
+    """Whether noise floors were measured and evaluations of the base differed."""
+    return any(floor > 0 for floor in comparison.noise_floors.values())

@@ -12,7 +12,7 @@ from oblong.reporting.arms import SEEDS_THAT_SHOW_VARIATION, num_seeds
 from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.gain_reading import describe_gains, describe_sweep_fairness, describe_sweep_limits
-from oblong.reporting.noise_floors import find_noise_floor, list_noise_floors
+from oblong.reporting.noise_floors import find_noise_floor, has_noise, list_noise_floors
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
     ALL_NOISE,
@@ -228,12 +228,14 @@ def _describe_diverged(rows: Sequence[CostRow]) -> str:
 
 
 def _describe_noise(comparison: Comparison) -> str:
-    floors = list_noise_floors(comparison)
+    if not comparison.noise_floors:
+        return ""
+    if not has_noise(comparison):
+        return "Evaluations of the base itself with other batch sizes agree exactly: the noise floor is zero."
     return (
-        f"Two evaluations of the base itself, with other batch sizes, differ by up to the noise floor ({floors} nats "
-        "per token, in 95 of 100 cases); no claim is made of a smaller difference."
-        if floors
-        else ""
+        "Two evaluations of the base itself, with other batch sizes, differ by up to the noise floor "
+        f"({list_noise_floors(comparison)} nats per token, in 95 of 100 cases); no claim is made of a smaller "
+        "difference."
     )
 
 

@@ -101,6 +101,12 @@ def test_at_a_gain_the_floor_decides_too(floor: float, words: str) -> None:
     assert NOISE_MARK in gain_caption(comparison, gain_sections(comparison))
 
 
+def test_a_floor_of_zero_is_said_and_marks_nothing() -> None:
+    comparison = make_comparison(SMALL_AND_LARGE).model_copy(update={"noise_floors": {NEW_DOMAIN: 0.0, "prose": 0.0}})
+    assert any("agree exactly: the noise floor is zero" in text for text in read_comparison(comparison).brief)
+    assert NOISE_MARK not in outcome_caption(comparison) + render_report(comparison=comparison)
+
+
 def test_the_page_marks_it() -> None:
     page = render_report(comparison=make_noisy())
     assert f"+0.0020 {NOISE_MARK} <span" in page
