@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from oblong.comparing.compare import choose_dtype, make_base_job
 from oblong.comparing.jobs import Job
@@ -196,7 +196,7 @@ def list_uncounted_tasks(recipe: CompareRecipe) -> tuple[str, ...]:
 def time_anchor(recipe: CompareRecipe, loaded: LoadedModel) -> float:
     """Seconds to generate the old data, from one batch; a text is read in no time to speak of."""
     train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
-    anchor: Any = train.anchor
+    anchor = train.anchor
     if anchor is None or SELF_GENERATED not in anchor.sources:
         return 0.0
     batch = min(anchor.blocks, anchor.batch_size)

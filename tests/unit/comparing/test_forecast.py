@@ -143,7 +143,9 @@ def test_generating_old_data_and_answering_questions_are_scaled_to_the_whole(
     recipe: CompareRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))  # whatever is timed takes a second
+    monkeypatch.setattr(
+        "oblong.comparing.timing.time.perf_counter", lambda: float(next(clock))
+    )  # whatever is timed takes a second
     monkeypatch.setattr(timing, "build_anchor", lambda *args, **options: None)
     monkeypatch.setattr(timing, "answer_task", lambda *args, **options: None)
     loaded = load_tiny(Path(recipe.model))
