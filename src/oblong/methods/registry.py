@@ -34,6 +34,7 @@ class MethodSpec:
         text_only: it changes or reads the batches, predictions or optimizer of a training on text, which a speech
             training does not have; the others act on tensors, their gradients and old data alone.
         can_use_anchor: it works without, and does more with it.
+        measures_anchor: it reads all of the old data through, once, before training.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
     """
@@ -45,6 +46,7 @@ class MethodSpec:
     on_outputs: bool = False
     text_only: bool = False
     can_use_anchor: bool = False
+    measures_anchor: bool = False
     may_leave_unmoved: bool = False
     adds_modules: bool = False
 
@@ -72,12 +74,14 @@ _SPECS: Final = (
         code="ewc:ElasticWeightConsolidation",
         summary="distance from the base, weighted by the Fisher information of old data",
         needs_anchor=True,
+        measures_anchor=True,
     ),
     MethodSpec(
         options=opt.MasOptions,
         code="mas:MemoryAwareSynapses",
         summary="distance from the base, weighted by the output's sensitivity on unlabelled old data",
         needs_anchor=True,
+        measures_anchor=True,
     ),
     MethodSpec(
         options=opt.SiOptions,
@@ -148,6 +152,7 @@ _SPECS: Final = (
         code="null_space:NullSpace",
         summary="updates damped along the inputs that old data uses",
         needs_anchor=True,
+        measures_anchor=True,
     ),
     MethodSpec(
         options=opt.KfacDampingOptions,
