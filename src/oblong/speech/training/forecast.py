@@ -25,6 +25,7 @@ from oblong.models.speech_lm.whisper_encoder import read_encoder_config
 from oblong.records import Plan
 from oblong.records.base import Part
 from oblong.speech.training.method_fit import refuse_processes
+from oblong.speech.training.method_sizes import complete_sizes
 from oblong.speech.training.processes import refuse_idle_processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
 from oblong.speech.training.sharding import find_layers
@@ -178,7 +179,7 @@ def forecast_method(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGene
         num_anchor_tasks=1 if anchor is None else len(anchor.sources),
         largest_matrix=max(parameter.numel() for parameter in list_matrices(model)),
     )
-    return build_method(method).forecast_bytes(sizes)
+    return build_method(method).forecast_bytes(complete_sizes(sizes, recipe))
 
 
 def count_parameters(module: torch.nn.Module) -> int:
