@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,11 @@ from safetensors.torch import load_file
 
 from oblong.methods import METHODS
 from oblong.methods.registry import InSpeech
-from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.records import SpeechRun
-from oblong.speech.arms import apply_arm
 from oblong.speech.training import SpeechProgress, SpeechTrainRecipe, train_speech
-from oblong.speech.training.batches import BatchMaker
-from oblong.speech.training.forward import SpeechForward
-from oblong.speech.training.preparing import build_model, hear, read_inputs
 from oblong.speech.training.processes import ALONE, Processes
-from oblong.speech.training.progress import ignore_progress
 from oblong.speech.training.stage import Workbench
-from oblong.speech.training.state import CheckpointStore
+from oblong.speech.training.timing import build_bench
 from tests.training_builders import make_data, make_recipe
 
 ANCHOR = {"sources": "self_generated", "blocks": 4}
@@ -57,22 +52,8 @@ def make_held(folder: Path, method: dict[str, Any], name: str, **adapt: Any) -> 
 
 
 def make_bench(recipe: SpeechTrainRecipe, *, processes: Processes = ALONE) -> Workbench:
-    """What stage B starts from: the model with its arm and a fresh adaptor, and what it has heard."""
-    inputs = read_inputs(recipe, Path("recipe.yaml"))
-    model, processor, device = build_model(recipe, ["en"])
-    heard = hear(inputs.train[0], model, processor, recipe, ignore_progress)
-    apply_arm(model, recipe.adapt.arm, language_model=recipe.language_model)
-    return Workbench(
-        recipe=recipe,
-        forward=SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype]),
-        maker=BatchMaker(processor),
-        clips=heard.clips,
-        device=device,
-        store=CheckpointStore(Path(recipe.output)),
-        on_progress=ignore_progress,
-        on_point=lambda state: None,
-        processes=processes,
-    )
+    """What stage B starts from, with a fresh adaptor."""
+    return replace(build_bench(recipe, Path("recipe.yaml")), processes=processes)
 
 
 def read_trained(folder: Path, name: str, delta: str = "last") -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from oblong.methods.gem import GradientEpisodicMemory
 from oblong.models.causal_lm import load_causal_lm
 from oblong.speech.training import train_speech
 from oblong.speech.training.batches import SpeechBatch
+from oblong.speech.training.forecast import forecast_training
 from oblong.speech.training.holding import Held, describe_reading, hold
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.stage import Workbench
@@ -25,6 +26,7 @@ from tests.held_builders import make_bench, make_held, make_plain
 from tests.tolerances import SCORE_AGAINST_REFERENCE
 
 BLOCK = 16
+VOCABULARY = 258  # of the tiny model
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +239,24 @@ def test_a_comparison_goes_with_lora(folder: Path) -> None:
         ratios.append(run.points[-1].retention["prose"].ratio)
     free, held = ratios
     assert abs(math.log(held)) < 0.5 * abs(math.log(free))
+
+
+@pytest.mark.parametrize(
+    ("method", "tokens", "bytes_per_trained"),
+    [
+        ({"name": "kl_to_base"}, 3 * BLOCK, 4),
+        ({"name": "replay", "strength": 0.6}, 3 * BLOCK, 0),
+        ({"name": "stm"}, 0, 4),
+    ],
+)
+def test_the_forecast_states_what_a_method_adds(
+    folder: Path, method: dict[str, Any], tokens: int, bytes_per_trained: int
+) -> None:
+    forecast = forecast_training(make_held(folder, method, "unused", anchor_blocks=3), folder)
+    assert forecast.method_tokens == tokens
+    assert forecast.method_seconds is not None
+    logits = {"kl_to_base": 8, "replay": 4, "stm": 0}[method["name"]] * 4 * BLOCK * VOCABULARY
+    assert forecast.method_bytes == bytes_per_trained * forecast.num_arm + logits
+    plain = forecast_training(make_held(folder, {"name": "plain"}, "unused"), folder)
+    assert (plain.method_tokens, plain.method_seconds, plain.method_bytes) == (0, None, 0)
+    assert plain.memory_bytes == forecast.memory_bytes - forecast.method_bytes
