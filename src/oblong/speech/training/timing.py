@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from oblong.methods.registry import InSpeech
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.models.quiet import quiet_transformers
 from oblong.speech.arms import apply_arm
-from oblong.speech.training.batches import BatchMaker
+from oblong.speech.training.batches import BatchMaker, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
 from oblong.speech.training.holding import hold
 from oblong.speech.training.method_fit import find_use
@@ -56,13 +57,13 @@ def time_training_steps(recipe: SpeechTrainRecipe, path: Path) -> StepTimes:
     """
     with use_threads(recipe.threads), quiet_transformers():
         bench = build_bench(recipe, path)
-        plain = time_objective(bench, SpeechObjective(forward=bench.forward))
-        held = None
+        objectives: list[Objective] = [SpeechObjective(forward=bench.forward)]
         if find_use(recipe.adapt.method, recipe.adapt.anchor) is not InSpeech.TENSORS:
             made = hold(bench, make_random_text(bench))
             made.method.measure()
-            held = time_objective(bench, made.objective)
-    return StepTimes(plain=plain, held=held)
+            objectives.append(made.objective)
+        plain, *held = time_objectives(bench, objectives)
+    return StepTimes(plain=plain, held=held[0] if held else None)
 
 
 def build_bench(recipe: SpeechTrainRecipe, path: Path) -> Workbench:
@@ -100,16 +101,23 @@ def make_random_text(bench: Workbench) -> AnchorData | None:
     return AnchorData(blocks=blocks, tasks=torch.arange(len(blocks)), sources=anchor.sources)
 
 
-def time_objective(bench: Workbench, objective: Objective) -> float:
-    """Mean seconds of `NUM_STEPS` steps."""
+def time_objectives(bench: Workbench, objectives: Sequence[Objective]) -> list[float]:
+    """Mean seconds of `NUM_STEPS` steps of each, taken in turn so that a busy machine slows all alike."""
     batch = bench.maker.make(bench.clips).to(bench.device)
-    seconds = []
+    seconds = [0.0] * len(objectives)
     for step in range(NUM_STEPS + 1):
-        started = time.perf_counter()
-        for term in objective(batch, step):
-            term.backward()  # type: ignore[no-untyped-call]
-        bench.forward.model.zero_grad(set_to_none=True)
-        if bench.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return sum(seconds[1:]) / NUM_STEPS
+        for number, objective in enumerate(objectives):
+            elapsed = time_step(bench, objective, batch, step)
+            seconds[number] += elapsed if step > 0 else 0.0
+    return [total / NUM_STEPS for total in seconds]
+
+
+def time_step(bench: Workbench, objective: Objective, batch: SpeechBatch, step: int) -> float:
+    """Seconds of a forward and backward pass."""
+    started = time.perf_counter()
+    for term in objective(batch, step):
+        term.backward()  # type: ignore[no-untyped-call]
+    bench.forward.model.zero_grad(set_to_none=True)
+    if bench.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
