@@ -103,6 +103,23 @@ def test_a_comparison_with_the_base_is_zero_at_the_first_step_and_positive_later
     assert add_terms(held, batch) > bench.forward(batch).loss.item() + 1e-3
 
 
+@pytest.mark.parametrize("anchor", ["self_generated", None], ids=["old text", "transcripts"])
+def test_in_bfloat16_the_comparison_is_zero_at_the_first_step_and_its_gradients_are_float32(
+    folder: Path, anchor: str | None
+) -> None:
+    recipe = make_held(folder, {"name": "kl_to_base", "strength": 3.0}, "unused", anchor=anchor)
+    bench = make_bench(recipe.model_copy(update={"dtype": "bfloat16"}))
+    held = hold(bench, None if anchor is None else make_old_text())
+    batch = make_batch(bench)
+    assert add_terms(held, batch) == bench.forward(batch).loss.item()
+    disturb(bench)
+    terms = list(held.objective(batch, 0))
+    assert sum(term.item() for term in terms) > bench.forward(batch).loss.item() + 1e-3
+    terms[-1].backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in bench.forward.model.parameters() if parameter.grad is not None]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
 def test_the_divergence_on_old_text_is_that_of_the_bare_language_models(folder: Path) -> None:
     bench, held = start(folder, {"name": "kl_to_base", "strength": 2.0}, anchor_blocks=3)
     disturb(bench)
