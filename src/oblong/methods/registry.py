@@ -164,6 +164,12 @@ _SPECS: Final = (
         needs_anchor=True,
     ),
     MethodSpec(
+        options=opt.KfacDampingOptions,
+        code="kfac_damping:KfacDamping",
+        summary="updates damped along what the base's answers depend on",
+        needs_anchor=True,
+    ),
+    MethodSpec(
         options=opt.SubspaceOptions,
         code="subspace_projection:SubspaceProjection",
         summary="updates orthogonal to the leading singular subspaces",

@@ -40,6 +40,7 @@ ACTIVE: list[dict[str, Any]] = [
     {"name": "mas", "strength": 20.0},
     {"name": "si", "strength": 20.0, "warmup_steps": 2},
     {"name": "null_space", "strength": 100.0},
+    {"name": "kfac_damping", "strength": 100.0},
     {"name": "subspace_projection", "strength": 0.5},
     {"name": "svb", "strength": 1.0, "epsilon": 1e-4, "every": 2},
     {"name": "eigenvalue_decay", "strength": 1.0},
