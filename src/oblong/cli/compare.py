@@ -70,6 +70,11 @@ def resolve_recipe(
     path = find_recipe(name, speech=False)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
+    if data is not None and recipe.tasks:
+        raise SelectionError(
+            f"--data {data}: {path.name} learns a sequence of tasks, each from its own text: copy the recipe and "
+            "change the `data` of a task there"
+        )
     if data is not None:
         check_data(fields, data, text_field=text_field)  # before --fresh throws anything away
     if fresh:

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from oblong.comparing.cells import iter_cells
 from oblong.comparing.compare import SCAN_FILE, check_corpora, choose_dtype, make_base_job, make_job, plan_arms
+from oblong.comparing.evaluating import read_corpora
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import default_num_workers, default_threads
-from oblong.comparing.worker import read_corpora
 from oblong.corpora import Documents
 from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.records import Part, Plan, Scan
@@ -41,7 +41,10 @@ class Forecast(Part):
     num_workers: int
     steps_per_run: int | None = Field(description="null where the recipe gives epochs")
     tokens_per_run: int | None
-    evaluations_per_run: int = Field(description="the one of the base for the KL counted as another")
+    evaluations_per_run: int = Field(
+        description="the one of the base for the KL counted as another, and the two after relearning"
+    )
+    relearning_steps_per_run: int = Field(description="of the tuned model and of the base together; not in the others")
     seconds_per_step: float | None = Field(description="null where nothing could be timed")
     seconds_per_evaluation: float | None
     memory_bytes: int | None = Field(description="peak of one worker; null where nothing could be timed")
@@ -53,7 +56,8 @@ class Forecast(Part):
         """Wall-clock time of what is left."""
         if self.seconds_per_step is None or self.seconds_per_evaluation is None or self.steps_per_run is None:
             return None
-        run = self.steps_per_run * self.seconds_per_step + self.evaluations_per_run * self.seconds_per_evaluation
+        num_steps = self.steps_per_run + self.relearning_steps_per_run
+        run = num_steps * self.seconds_per_step + self.evaluations_per_run * self.seconds_per_evaluation
         return run * math.ceil((self.num_runs - self.num_done) / self.num_workers)
 
 
@@ -83,22 +87,36 @@ def forecast_comparison(recipe: CompareRecipe) -> Forecast:
     control = None if plans is None else plans[recipe.control, recipe.seeds[0]]
     first = next(job for job in jobs if job.arm == recipe.control)
     timing = measure_done(recipe, done) if done else None if control is None else time_worker(recipe, first, control)
-    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
-    tokens_per_step = train.blocks_per_step * train.sequence_length
+    trains = [TuneRecipe.model_validate({**train, **TUNING_PLACEHOLDERS}) for train in recipe.list_trainings()]
+    tokens_per_step = trains[0].blocks_per_step * trains[0].sequence_length
+    num_steps = count_steps(trains)
     return Forecast(
         num_arms=len(recipe.arms),
         num_runs=len(jobs),
         num_done=len(done),
         num_workers=num_workers,
-        steps_per_run=train.steps,
-        tokens_per_run=None if train.steps is None else train.steps * tokens_per_step,
-        evaluations_per_run=len(recipe.evaluate_at) * (1 + recipe.state_divergence) + 1 + recipe.divergence,
+        steps_per_run=num_steps,
+        tokens_per_run=None if num_steps is None else num_steps * tokens_per_step,
+        evaluations_per_run=count_evaluations(recipe),
+        relearning_steps_per_run=0 if recipe.relearn is None else 2 * recipe.relearn.steps,
         seconds_per_step=None if timing is None else timing.seconds_per_step,
         seconds_per_evaluation=None if timing is None else timing.seconds_per_evaluation,
         memory_bytes=None if timing is None else timing.memory_bytes,
         disk_bytes=None if plans is None else estimate_disk(jobs, plans, num_workers),
         notes=tuple(iter_notes(recipe, timing, is_scanned=scan is not None, is_measured=bool(done))),
     )
+
+
+def count_steps(trains: Sequence[TuneRecipe]) -> int | None:
+    """Steps of a run over all its tasks; None where epochs are given."""
+    steps = [train.steps for train in trains if train.steps is not None]
+    return sum(steps) if len(steps) == len(trains) else None
+
+
+def count_evaluations(recipe: CompareRecipe) -> int:
+    """Evaluations of a run: on the way, or after every task but the last, at its end, and after relearning."""
+    on_the_way = len(recipe.evaluate_at) or max(0, len(recipe.tasks) - 1)
+    return on_the_way * (1 + recipe.state_divergence) + 1 + recipe.divergence + 2 * (recipe.relearn is not None)
 
 
 def find_scan(recipe: CompareRecipe) -> Scan | None:
@@ -109,7 +127,7 @@ def find_scan(recipe: CompareRecipe) -> Scan | None:
 
 def measure_done(recipe: CompareRecipe, done: Sequence[Job]) -> Timing:
     """What finished runs took."""
-    runs = [job.read_run() for job in done]
+    runs = [run for job in done for run in job.read_runs()]
     return Timing(
         seconds_per_step=median(run.seconds / max(1, run.num_steps) for run in runs),
         seconds_per_evaluation=median(job.read_evaluation().seconds for job in done) / (1 + recipe.divergence),
@@ -133,7 +151,9 @@ def time_step(job: Job, plan: Plan) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.yaml"
         plan.write(file)
-        kept = {key: value for key, value in (job.tune or {}).items() if key not in ("epochs", "method", "anchor")}
+        first = job.tasks[0].train if job.tasks else {}
+        whole = {**(job.tune or {}), **first}
+        kept = {key: value for key, value in whole.items() if key not in ("epochs", "method", "anchor")}
         changed = {"plan": str(file), "output": str(Path(folder) / "run")}
         fields = {**kept, **changed, "steps": TIMED_STEPS, "warmup_steps": 0, "save_every": 0}
         tune(TuneRecipe.model_validate(fields), on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
@@ -165,7 +185,8 @@ def shorten(corpus: Corpus) -> Corpus:
 def estimate_disk(jobs: Sequence[Job], plans: dict[tuple[str, int], Plan], num_workers: int) -> int:
     """Deltas of all runs and checkpoints of those at work at the same time, bytes."""
     trained = sorted(plans[job.arm, job.seed].totals.num_parameters for job in jobs)
-    return DELTA_BYTES * sum(trained) + CHECKPOINT_BYTES * sum(trained[-num_workers:])
+    num_deltas = max(1, len(jobs[0].tasks))
+    return DELTA_BYTES * num_deltas * sum(trained) + CHECKPOINT_BYTES * sum(trained[-num_workers:])
 
 
 def iter_notes(recipe: CompareRecipe, timing: Timing | None, *, is_scanned: bool, is_measured: bool) -> Iterator[str]:

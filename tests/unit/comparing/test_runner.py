@@ -11,7 +11,7 @@ import pytest
 
 from oblong.comparing import runner
 from oblong.comparing.jobs import Job
-from oblong.comparing.recipe import EvaluationCorpus
+from oblong.comparing.texts import EvaluationCorpus
 from oblong.comparing.runner import run_jobs
 from oblong.errors import OutputExistsError, WorkerError
 

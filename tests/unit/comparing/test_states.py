@@ -10,7 +10,7 @@ import pytest
 
 from oblong.comparing.assembling import explain_end
 from oblong.comparing.jobs import BASE, Job
-from oblong.comparing.recipe import EvaluationCorpus
+from oblong.comparing.texts import EvaluationCorpus
 from oblong.comparing.worker import carry_out
 from oblong.errors import NonFinitePredictionError
 from oblong.evaluation.evaluate import score_corpora
