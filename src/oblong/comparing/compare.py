@@ -103,8 +103,8 @@ def check_corpora(recipe: CompareRecipe) -> None:
         for name in recipe.relearned_texts:
             if practice & set(held_out[name]):
                 raise DataError(
-                    f"relearn.data: {recipe.relearn.data.source} has documents of the held-out text {name} in it, which "
-                    "would be learned by heart: give other text, or leave them out with skip"
+                    f"relearn.data: {recipe.relearn.data.source} has documents of the held-out text {name} in it, "
+                    "which would be learned by heart: give other text, or leave them out with skip"
                 )
 
 
