@@ -125,6 +125,8 @@ def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
         left = (forecast.num_runs - forecast.num_done) * forecast.tokens_per_run
         yield "tokens", f"{format_count(forecast.tokens_per_run)} per run, {format_count(left)} to go"
     yield "evaluations", f"{forecast.evaluations_per_run} per run"
+    if forecast.relearning_steps_per_run:
+        yield "relearning", f"{forecast.relearning_steps_per_run} steps more per run"
     if forecast.seconds_per_step is not None and forecast.seconds_per_evaluation is not None:
         yield "step", format_seconds(forecast.seconds_per_step)
         yield "evaluation", format_seconds(forecast.seconds_per_evaluation)
@@ -177,11 +179,14 @@ def print_comparison(comparison: Comparison) -> None:
     from oblong.reporting.comparison_tables import render_comparison
     from oblong.reporting.gain_tables import render_gains
     from oblong.reporting.reading import read_comparison
+    from oblong.reporting.relearning_tables import render_relearning
+    from oblong.reporting.sequence_tables import render_sequence
     from oblong.reporting.suite_tables import describe_answers, render_task_changes
 
     console = stdout()
-    for table in (*render_gains(comparison, width=console.width), *render_comparison(comparison, width=console.width)):
-        console.print(table)
+    for render in (render_sequence, render_gains, render_comparison, render_relearning):
+        for table in render(comparison, width=console.width):
+            console.print(table)
     if comparison.answers:
         console.print(render_task_changes(comparison.answers, title="Answers to questions, before and after"))
     for paragraph in read_comparison(comparison).brief:

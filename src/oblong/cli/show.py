@@ -224,14 +224,17 @@ def show_comparison(file: Path, as_json: bool) -> None:
     """Print a Comparison."""
     from oblong.records import Comparison
     from oblong.reporting.comparison_tables import render_comparison
+    from oblong.reporting.relearning_tables import render_relearning
+    from oblong.reporting.sequence_tables import render_sequence
 
     comparison = Comparison.read(file)
     if as_json:
         print_json(comparison.model_dump_json(indent=1))
         return
     console = stdout()
-    for table in render_comparison(comparison, width=console.width):
-        console.print(table)
+    for render in (render_sequence, render_comparison, render_relearning):
+        for table in render(comparison, width=console.width):
+            console.print(table)
 
 
 def show_plain(record: str) -> Callable[[Path, bool], None]:

@@ -13,6 +13,8 @@ from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.gain_reading import describe_at_gain, describe_sweep_fairness, describe_sweep_limits
 from oblong.reporting.gain_tables import gain_sections
+from oblong.reporting.relearning_tables import describe_relearning
+from oblong.reporting.sequence_reading import describe_sequence
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
     UNTOLD,
@@ -33,9 +35,11 @@ UNEQUAL_BUDGETS: Final = 1.05  # a heuristic: plans fill a budget with whole ten
 class Topic(StrEnum):
     """What a statement is about; the page groups statements by it."""
 
+    SEQUENCE = "Task by task"
     GAIN = "At the same gain"
     LEARNED = "What was learned"
     KEPT = "What became of the rest"
+    RELEARNED = "What comes back"
     CONTROL = "Against the control"
     SIGNIFICANCE = "What is significant"
     FAIRNESS = "Is the comparison fair?"
@@ -61,7 +65,7 @@ class Reading:
     def brief(self) -> tuple[str, ...]:
         """The headline with what qualifies it, for a terminal."""
         at_gain = (Topic.GAIN,) if self.about(Topic.GAIN) else (Topic.SIGNIFICANCE,)
-        topics = (*at_gain, Topic.FAIRNESS, Topic.LIMITS)
+        topics = (Topic.SEQUENCE, *at_gain, Topic.RELEARNED, Topic.FAIRNESS, Topic.LIMITS)
         return (*self.headline, *(text for topic in topics for text in self.about(topic)))
 
     def about(self, topic: Topic) -> tuple[str, ...]:
@@ -73,9 +77,11 @@ def read_comparison(comparison: Comparison) -> Reading:
     """Put a Comparison into words."""
     sections = gain_sections(comparison)
     statements = [
+        *(_statement(Topic.SEQUENCE, text) for text in describe_sequence(comparison)[1:]),
         *(_statement(Topic.GAIN, " ".join(describe_at_gain(comparison, section))) for section in sections[1:]),
         *(_statement(Topic.LEARNED, describe_changes(comparison, corpus)) for corpus in new_domains(comparison)),
         *(_statement(Topic.KEPT, describe_changes(comparison, corpus)) for corpus in general_corpora(comparison)),
+        *(_statement(Topic.RELEARNED, text) for text in describe_relearning(comparison)),
         *(() if sections else _read_ends(comparison)),
         *(_statement(Topic.FAIRNESS, text) for text in describe_fairness(comparison)),
         *(_statement(Topic.LIMITS, text) for text in describe_limits(comparison)),
@@ -253,10 +259,11 @@ def compose_headline(comparison: Comparison) -> tuple[str, ...]:
         _count_sentence(comparison, corpus, Direction.HIGHER, "got worse on") for corpus in general_corpora(comparison)
     ]
     seeds = f"All of this rests on {_seeds(comparison)}." if num_seeds(comparison) < SEEDS_THAT_SHOW_VARIATION else ""
+    way = describe_sequence(comparison)[:1]
     if comparison.retention:
-        texts = (*describe_at_gain(comparison, gain_sections(comparison)[0]), seeds)
+        texts = (*way, *describe_at_gain(comparison, gain_sections(comparison)[0]), seeds)
     else:
-        texts = (" ".join((*learned, *kept)), _headline_control(comparison), seeds)
+        texts = (*way, " ".join((*learned, *kept)), _headline_control(comparison), seeds)
     return tuple(text for text in texts if text)
 
 
