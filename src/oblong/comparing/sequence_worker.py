@@ -14,7 +14,7 @@ from oblong.comparing.states import measure_changes
 from oblong.comparing.told import evaluate_told
 from oblong.errors import NonFinitePredictionError
 from oblong.evaluation.evaluate import Corpus
-from oblong.methods import METHODS
+from oblong.methods import build_method
 from oblong.records import EvaluatedState, Evaluation, Run, RunStatus
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.run import tune
@@ -59,7 +59,7 @@ def make_task_recipe(job: Job, place: int) -> TuneRecipe:
 
 def reads_by_task(recipe: TuneRecipe) -> bool:
     """Whether the model, told which task a text is of, answers otherwise."""
-    return recipe.method is not None and METHODS[recipe.method.name].reads_by_task
+    return recipe.method is not None and build_method(recipe.method).reads_by_task
 
 
 def learn_task(job: Job, place: int, changes: LossChanges | None) -> Run:

@@ -16,7 +16,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -119,9 +119,14 @@ class PackNet(Method):
         self.owners = {name: owner.to(device) for name, owner in state["owners"].items()}
         self.task = state["task"]
 
+    @property
+    def reads_by_task(self) -> bool:
+        """Where freed weights were zero, hiding them again gives an older task's model back."""
+        return self._options.strength > 0 and self._options.zero_freed
+
     def as_told(self, task: int) -> AbstractContextManager[None]:
-        """See `reading`: the base is task 1 there. Where nothing is anyone's, at strength 0, nothing is hidden."""
-        return nullcontext() if self._options.strength == 0 else self.reading(BASE_TASK + 1 + task)
+        """See `reading`, where the base is task 1."""
+        return self.reading(BASE_TASK + 1 + task)
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """A byte per weight, the weights before a step, and the ranking of one tensor."""

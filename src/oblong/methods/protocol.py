@@ -171,8 +171,13 @@ class Method(Protocol):
         """Take over `keep_for_next_task` of the task before; called after `prepare`, before `measure`."""
         return
 
+    @property
+    def reads_by_task(self) -> bool:
+        """Whether the model answers otherwise when it is told which of the learned tasks a text is of."""
+        return False
+
     def as_told(self, task: int) -> AbstractContextManager[None]:
-        """Inside the block the model answers as when it is told which task a text is of; 0 is the first one learned."""
+        """Inside the block it is told: 0 is the first task learned. For a method that reads by task."""
         return nullcontext()
 
     def forecast_bytes(self, sizes: Sizes) -> int:

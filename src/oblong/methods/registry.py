@@ -37,7 +37,6 @@ class MethodSpec:
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
         old_data_once: in a sequence of tasks, old data is read at the first of them alone.
-        reads_by_task: told which of the learned tasks a text is of, the model answers as that task's own.
     """
 
     options: type[MethodOptions]
@@ -50,7 +49,6 @@ class MethodSpec:
     may_leave_unmoved: bool = False
     adds_modules: bool = False
     old_data_once: bool = False
-    reads_by_task: bool = False
 
     @property
     def uses_anchor(self) -> bool:
@@ -129,7 +127,6 @@ _SPECS: Final = (
         code="packnet:PackNet",
         summary="the base keeps its largest weights, the new task gets the others",
         can_use_anchor=True,
-        reads_by_task=True,
     ),
     MethodSpec(
         options=opt.ClasspOptions,
