@@ -41,7 +41,7 @@ def relearning_cells(entry: RelearnedText) -> tuple[str, ...]:
 
 def relearning_caption(comparison: Comparison) -> str:
     """How to read the table."""
-    steps = join_names(dict.fromkeys(str(entry.steps) for entry in comparison.relearning))
+    steps = max((entry.steps for entry in comparison.relearning), default=0)
     return (
         f"Loss minus the base's, nats per token: forgotten, as trained; remaining, after {steps} steps on old text by "
         "both. Came back: share of what was forgotten, where that can be told from zero. Minus control: of what "
