@@ -28,6 +28,12 @@ def make_states(seed: int, shift: float = 0.0) -> PerState:
     return [[make_scores(generator, 3 - 0.1 * i + shift) for _ in range(NUM_TASKS)] for i in range(NUM_TASKS)]
 
 
+def shift_all(states: PerState, shift: float) -> PerState:
+    return [
+        [[d.model_copy(update={"nll": d.nll + shift * d.num_tokens}) for d in text] for text in row] for row in states
+    ]
+
+
 BASE = [make_scores(np.random.default_rng(99 + task), 3.2) for task in range(NUM_TASKS)]
 
 
@@ -66,10 +72,7 @@ def test_backward_transfer_of_two_tasks_has_the_interval_of_a_paired_difference(
 def test_a_difference_to_the_control_is_paired_and_adjusted() -> None:
     """Every document a little worse by the same amount: the difference is certain though the values are not."""
     control = [make_states(seed) for seed in range(2)]
-    worse = [
-        [[[d.model_copy(update={"nll": d.nll + 0.1 * d.num_tokens}) for d in text] for text in row] for row in states]
-        for states in control
-    ]
+    worse = [shift_all(states, 0.1) for states in control]
     arms = {"control": control, "worse": worse, "same": control}
     found = measure_sequences(arms, BASE, control="control")
     gap = found["worse"].average.against_control
@@ -83,13 +86,7 @@ def test_a_difference_to_the_control_is_paired_and_adjusted() -> None:
 
 def test_from_three_seeds_on_their_spread_widens_the_interval() -> None:
     same = [make_states(0)] * 3
-    apart = [
-        [
-            [[d.model_copy(update={"nll": d.nll + shift * d.num_tokens}) for d in text] for text in row]
-            for row in same[0]
-        ]
-        for shift in (-0.2, 0.0, 0.2)
-    ]
+    apart = [shift_all(same[0], shift) for shift in (-0.2, 0.0, 0.2)]
     narrow, wide = (measure_sequences({"a": seeds}, BASE, control="")["a"].average.value for seeds in (same, apart))
     assert narrow.mean == pytest.approx(wide.mean)
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
@@ -111,7 +108,7 @@ def test_forgetting_takes_its_maximum_in_every_resample() -> None:
         (
             [[[text[:1] for text in row] for row in make_states(0)]],
             [text[:1] for text in BASE],
-            "at least two documents",
+            "at least two",
         ),
     ],
 )
