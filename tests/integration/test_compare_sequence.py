@@ -23,7 +23,7 @@ def test_a_killed_sequence_goes_on_in_the_task_that_it_was_at(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(make_sequence_data(tmp_path)))
     kill_after_the_first_task(recipe, tmp_path / "out")
-    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "plain").rglob("tasks/1/**/run.json")}
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("tasks/1/**/run.json")}
     assert len(done) == 1
     assert run(["compare", str(recipe)]) == 0
     assert {file: file.stat().st_mtime_ns for file in done} == done
