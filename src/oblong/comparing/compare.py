@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from oblong.checkpoints.locate import locate_model
+from oblong.comparing.arms import ArmRule
 from oblong.comparing.assembling import assemble
 from oblong.comparing.cells import Cell, iter_cells
 from oblong.comparing.jobs import BASE, Dtype, Job, TaskTraining
-from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
+from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
 from oblong.comparing.texts import EvaluationCorpus
 from oblong.corpora import read_documents
