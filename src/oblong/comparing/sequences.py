@@ -66,7 +66,7 @@ def _measure(
 ) -> dict[tuple[str, bool], SequenceMeasures]:
     """The measures of the ways that lead to the end; who is told the task knows more than the control."""
     before = [base.corpora[task].documents for task in tasks]
-    measured = {}
+    measured: dict[tuple[str, bool], SequenceMeasures] = {}
     for told in (False, True):
         whole = {
             way.arm: [_collect(rows, tasks) for rows in way.rows]

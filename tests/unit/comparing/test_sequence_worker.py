@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from oblong.comparing import sequence_worker
+from oblong.comparing import evaluating, sequence_worker
 from oblong.comparing.assembling import assemble
 from oblong.comparing.cells import Cell, iter_cells
 from oblong.comparing.compare import (
@@ -209,7 +209,7 @@ def test_a_task_that_breaks_is_the_last_and_its_arm_has_no_measures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = prepare(tmp_path)
-    evaluate = sequence_worker.evaluate_run
+    evaluate = evaluating.evaluate_run
 
     def overflow(job: Job, *args: Any, **options: Any) -> Any:
         if job.arm == "ewc":

@@ -77,7 +77,7 @@ def test_a_difference_to_the_control_is_paired_and_adjusted() -> None:
     found = measure_sequences(arms, BASE, control="control")
     gap = found["worse"].average.against_control
     assert gap is not None
-    assert (gap.mean, gap.low, gap.high) == (pytest.approx(-0.1), pytest.approx(-0.1), pytest.approx(-0.1))
+    assert [gap.mean, gap.low, gap.high] == pytest.approx([-0.1] * 3)
     assert found["worse"].average.adjusted_p_value == pytest.approx(0, abs=1e-6)
     assert found["same"].average.adjusted_p_value == 1
     assert found["control"].average.against_control is None

@@ -20,7 +20,7 @@ from oblong.tuning.recipe import build_recipe
 from oblong.tuning.workspace import ANCHOR_FILE
 from tests.tuning_builders import TEXTS, make_plan, make_recipe, make_tokenizer, write_text
 
-STILL = {"learning_rate": 1e-12, "steps": 1}
+STILL: dict[str, Any] = {"learning_rate": 1e-12, "steps": 1}
 EWC = {"method": "ewc", "anchor": {"sources": "old.jsonl", "blocks": 3}}
 
 
@@ -39,7 +39,7 @@ def locate(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def go_on(folder: Path, name: str, **fields: Any) -> Run:
-    defaults = {"after": str(folder / "run"), "data": str(folder / "second.jsonl"), "threads": 1}
+    defaults: dict[str, Any] = {"after": str(folder / "run"), "data": str(folder / "second.jsonl"), "threads": 1}
     return tune(make_recipe(folder, output=str(folder / name), **(defaults | fields)))
 
 
