@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from oblong.records import Comparison
+from oblong.reporting.chart_rows import loss_rows
 from oblong.reporting.html import render_report
 from oblong.reporting.reading import Topic, read_comparison
 from oblong.reporting.relearning_tables import describe_relearning, list_relearned, relearning_cells, render_relearning
@@ -107,6 +108,13 @@ def test_no_line_is_wider_than_the_terminal(comparison: Comparison, width: int) 
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "packnet, told the task" in text
+
+
+def test_the_training_losses_of_the_tasks_follow_one_another(comparison: Comparison) -> None:
+    rows = [row for row in loss_rows(comparison) if (row["arm"], row["seed"]) == ("plain", 0)]
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 85 + 2 * 90  # a task of the synthetic runs has 90 steps, the last of them logged is 85
 
 
 def test_the_page_shows_all_of_it(comparison: Comparison) -> None:
