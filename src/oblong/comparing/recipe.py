@@ -104,6 +104,8 @@ class CompareRecipe(Part):
                 f"evaluate_at: {max(self.evaluate_at)} is not before the last step, {self.train['steps']}, "
                 "which is always evaluated"
             )
+        if self.hopeless is not None and self.tasks:
+            raise ValueError("hopeless: is judged at steps on the way, and a sequence is evaluated after tasks alone")
         if self.hopeless is not None and not self.evaluate_at:
             raise ValueError("hopeless: is judged at evaluations on the way, so give evaluate_at")
         if self.state_divergence and not self.divergence:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from oblong.checkpoints.delta import Delta
-from oblong.errors import PlanMismatchError, UserError
+from oblong.errors import CorruptCheckpointError, PlanMismatchError, UserError
 from oblong.methods.protocol import Method, State
 from oblong.records import Plan, Run, RunStatus
 from oblong.records.base import explain_write_errors
@@ -84,13 +84,17 @@ def read_memory(folder: Path) -> State:
 
     Raises:
         UserError: nothing was kept.
+        CorruptCheckpointError: the file cannot be read.
     """
     file = folder / MEMORY_FILE
     if not file.exists():
         raise UserError(
             f"after: {folder} did not keep what its method knows: repeat it with `keep_for_next: true` in its recipe"
         )
-    state: State = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state: State = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each have errors of their own for a broken file
+        raise CorruptCheckpointError(file, f"cannot be read: {type(error).__name__}") from error
     return state
 
 

@@ -73,6 +73,7 @@ REFUSED: list[tuple[Any, str]] = [
         "evaluate: old: the texts of the tasks are the",
     ),
     (lambda f: {"evaluate_at": [2]}, "evaluate_at: a sequence is evaluated after every task: leave it out"),
+    (lambda f: {"hopeless": {"margin": 0.1}}, "hopeless: is judged at steps on the way, and a sequence is evaluated"),
     (lambda f: {"tasks": [{"name": "loud"}]}, "tasks.0.data: Field required"),
     (lambda f: with_train(f, warmup_steps=4), "train.(whole file): warmup_steps (4) is more than steps (3)"),
     (

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from oblong.cli.main import run as run_command
-from oblong.errors import PlanMismatchError, RecordError, UserError
+from oblong.errors import CorruptCheckpointError, PlanMismatchError, RecordError, UserError
 from oblong.models.packing import pack_documents
 from oblong.records import Run, RunStatus
 from oblong.tuning import tune, verify_run
 from oblong.tuning.anchor import read_anchor
-from oblong.tuning.chaining import MEMORY_FILE
+from oblong.tuning.chaining import MEMORY_FILE, read_memory
 from oblong.tuning.recipe import build_recipe
 from oblong.tuning.workspace import ANCHOR_FILE
 from tests.tuning_builders import TEXTS, make_plan, make_recipe, make_tokenizer, write_text
@@ -93,6 +93,9 @@ def test_what_cannot_be_gone_on_from_is_refused(first: Path, tmp_path: Path) -> 
     record.model_copy(update={"status": RunStatus.DIVERGED}).write(first / "broken" / "run.json", force=True)
     with pytest.raises(UserError, match="broken diverged, so there is nothing to go on from"):
         go_on(first, "on-nan", after=str(first / "broken"))
+    (first / "broken" / MEMORY_FILE).write_bytes(b"PK no archive")
+    with pytest.raises(CorruptCheckpointError, match=r"memory\.pt: cannot be read"):
+        read_memory(first / "broken")
 
 
 def test_an_arm_that_sees_text_of_the_task_before_is_not_data_free() -> None:
