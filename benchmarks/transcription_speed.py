@@ -1,11 +1,12 @@
 """Real-time factor of our transcription against transformers' own speech recognition pipeline, same weights and clips.
 
-    python benchmarks/transcription_speed.py MANIFEST [--model whisper-base] [--limit 32] [--batch-size 8]
+    python -m benchmarks.transcription_speed MANIFEST [--model whisper-base] [--limit 32] [--batch-size 8]
                                              [--rounds 3] [--threads N] [--speech-llm DIR] [--json FILE]
 
-Both run in this process in every round, on clips in memory, in float32, greedily, with the clips' language given and
-the same number of clips at a time; the figures are medians over the rounds of seconds per second of audio, and of the
-ratio within a round. What each does, so that nobody is favoured unknowingly:
+Both run in this process in every round, on clips in memory, drawn from the manifest with seed 0, in float32, greedily,
+with the clips' language given and the same number of clips at a time. Figures are medians over the rounds of seconds
+per second of audio, by the clock and of this process's CPU time, which other programs on the machine disturb less, and
+of the ratio of CPU times within a round. What each does, so that nobody is favoured unknowingly:
 
 - oblong        sorts the clips by length, computes features, decodes with a limit and a loop guard per row.
 - transformers  `pipeline("automatic-speech-recognition")` in the order of the manifest, greedily, though its default is
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.timing import measure
 from oblong.models.quiet import quiet_transformers
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.loading import load_transcriber
@@ -62,13 +64,6 @@ def make_pipeline_run(model: WhisperTranscriber, batch_size: int, lang: str) -> 
     return run
 
 
-def measure(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
-    """Seconds, and what came out."""
-    started = time.perf_counter()
-    texts = call()
-    return time.perf_counter() - started, texts
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,7 +78,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    utterances = read_manifest(options.manifest)[: options.limit]
+    utterances = read_manifest(options.manifest)
+    utterances = tuple(random.Random(0).sample(utterances, min(options.limit, len(utterances))))
     lang = utterances[0].lang
     clips = [Clip(samples=load_audio(item.audio), lang=lang) for item in utterances]
     audio_seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
@@ -97,11 +93,11 @@ def main() -> None:
     run_pipeline = make_pipeline_run(transcriber, options.batch_size, lang)
     rounds = []
     for _ in range(options.rounds):
-        ours, texts = measure(lambda: [heard.text for heard in transcribe_clips(ears, clips, settings)])
+        ours = measure(lambda: [heard.text for heard in transcribe_clips(ears, clips, settings)])
         with quiet_transformers():
-            theirs, expected = measure(lambda: run_pipeline(clips))
+            theirs = measure(lambda: run_pipeline(clips))
         rounds.append((ours, theirs))
-    equal = sum(one == other for one, other in zip(texts, expected, strict=True))
+    equal = sum(one == other for one, other in zip(rounds[-1][0].result, rounds[-1][1].result, strict=True))
     result = {
         "model": options.model,
         "speech_llm": Path(options.speech_llm).parent.name if options.speech_llm else None,
@@ -109,9 +105,11 @@ def main() -> None:
         "audio_seconds": round(audio_seconds, 1),
         "batch_size": options.batch_size,
         "threads": torch.get_num_threads(),
-        "oblong_rtf": round(median(ours for ours, _ in rounds) / audio_seconds, 4),
-        "pipeline_rtf": round(median(theirs for _, theirs in rounds) / audio_seconds, 4),
-        "speedup": round(median(theirs / ours for ours, theirs in rounds), 3),
+        "oblong_rtf": round(median(ours.seconds for ours, _ in rounds) / audio_seconds, 4),
+        "pipeline_rtf": round(median(theirs.seconds for _, theirs in rounds) / audio_seconds, 4),
+        "oblong_cpu": round(median(ours.cpu_seconds for ours, _ in rounds) / audio_seconds, 4),
+        "pipeline_cpu": round(median(theirs.cpu_seconds for _, theirs in rounds) / audio_seconds, 4),
+        "speedup": round(median(theirs.cpu_seconds / ours.cpu_seconds for ours, theirs in rounds), 3),
         "goal": GOAL,
         "same_texts": equal,
     }

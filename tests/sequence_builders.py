@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from oblong.comparing.contrasts import compute_changes
 from oblong.comparing.relearning_changes import compare_relearning
 from oblong.comparing.sequences import describe_sequence
 from oblong.records import (
@@ -94,9 +95,7 @@ def make_sequence(*, seeds: Sequence[int] = (0, 1, 2), num_documents: int = 8, b
         update={
             "base": base,
             "runs": probed,
-            "changes": tuple(
-                change.model_copy(update={"before": BASE[change.corpus]}) for change in comparison.changes
-            ),
+            "changes": compute_changes(base, probed, control="plain"),
             "sequence": describe_sequence(base, probed, NAMES, control="plain"),
             "relearning": compare_relearning(base, probed, control="plain"),
         }

@@ -14,6 +14,8 @@ from oblong.cli.terminal import format_bytes, format_count, format_seconds, note
 from oblong.errors import OutputExistsError, SelectionError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from oblong.comparing import CompareRecipe
     from oblong.comparing.forecast import Forecast
     from oblong.records import Comparison
@@ -105,7 +107,7 @@ def show_forecast(recipe: CompareRecipe, *, as_json: bool) -> None:
 
     from oblong.comparing.forecast import forecast_comparison
 
-    forecast = forecast_comparison(recipe)
+    forecast = forecast_comparison(recipe, on_timing=lambda name: note(f"timing {escape(name)}"))
     if as_json:
         print_json(forecast.model_dump_json(indent=1))
         return
@@ -113,6 +115,8 @@ def show_forecast(recipe: CompareRecipe, *, as_json: bool) -> None:
     for label, value in describe_forecast(forecast):
         table.add_row(f"[bold]{label}[/bold]", value)
     stdout().print(table)
+    if forecast.arms:
+        stdout().print(render_arm_forecasts(forecast))
     for remark in forecast.notes:
         note(escape(remark))
 
@@ -127,15 +131,36 @@ def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
     yield "evaluations", f"{forecast.evaluations_per_run} per run"
     if forecast.relearning_steps_per_run:
         yield "relearning", f"{forecast.relearning_steps_per_run} steps more per run"
-    if forecast.seconds_per_step is not None and forecast.seconds_per_evaluation is not None:
-        yield "step", format_seconds(forecast.seconds_per_step)
+    if forecast.seconds_per_evaluation is not None:
         yield "evaluation", format_seconds(forecast.seconds_per_evaluation)
+    if forecast.seconds_per_suite is not None:
+        yield "questions", f"{format_seconds(forecast.seconds_per_suite)}, once per run and for the base"
     if forecast.seconds is not None:
         yield "to go", f"about {format_seconds(forecast.seconds)}"
     if forecast.memory_bytes is not None:
         yield "memory", f"{format_bytes(forecast.memory_bytes)} per worker"
     if forecast.disk_bytes is not None:
         yield "disk", format_bytes(forecast.disk_bytes)
+
+
+def render_arm_forecasts(forecast: Forecast) -> Table:
+    """What each arm takes that still has something to do."""
+    from oblong.reporting.formats import format_parameters, format_yes
+    from oblong.reporting.table_layout import make_table
+
+    headings = ("arm", "data-free", "trained", "runs", "step", "before", "one run")
+    caption = (
+        "Before: loading the model, old data, and what a method measures before its first step. One run: with all of "
+        "its evaluations and questions."
+    )
+    table = make_table("Runs to go", headings, caption, gap=2)
+    for arm in forecast.arms:
+        whole = "-" if arm.seconds_per_run is None else format_seconds(arm.seconds_per_run)
+        table.add_row(
+            *(escape(arm.arm), format_yes(arm.data_free), format_parameters(arm.num_trainable), str(arm.num_left)),
+            *(f"{arm.seconds_per_step:.2f} s", format_seconds(arm.seconds_before), whole),
+        )
+    return table
 
 
 def remove_output(recipe: CompareRecipe) -> None:
@@ -181,14 +206,16 @@ def print_comparison(comparison: Comparison) -> None:
     from oblong.reporting.reading import read_comparison
     from oblong.reporting.relearning_tables import render_relearning
     from oblong.reporting.sequence_tables import render_sequence
-    from oblong.reporting.suite_tables import describe_answers, render_task_changes
+    from oblong.reporting.suite_tables import describe_answers, render_answers
 
     console = stdout()
     for render in (render_sequence, render_gains, render_comparison, render_relearning):
         for table in render(comparison, width=console.width):
             console.print(table)
+            console.print()
     if comparison.answers:
-        console.print(render_task_changes(comparison.answers, title="Answers to questions, before and after"))
+        console.print(render_answers(comparison, width=console.width))
+        console.print()
     for paragraph in read_comparison(comparison).brief:
         console.print(paragraph, markup=False)
     for paragraph in describe_answers(comparison.answers):

@@ -183,6 +183,7 @@ def show_changes(before: Evaluation, after: Evaluation) -> None:
 
     changes = compute_task_changes(before.suite, [after.suite], arm=after.name)
     console = stdout()
-    console.print(render_task_changes(changes, title=f"answers of {after.name} against {before.name}"))
+    title = f"answers of {after.name} against {before.name}"
+    console.print(render_task_changes(changes, title=title, width=console.width))
     for sentence in describe_task_changes(changes):
         console.print(sentence, markup=False)

@@ -112,11 +112,12 @@ def render_rows(rows: Iterable[MatrixRow]) -> Table:
 
 
 def describe_outcome(job: Job, progress: JobProgress) -> str:
-    """A finished run in one line."""
+    """A finished run in one line; how it ended, unless after its last step."""
+    end = f" ({progress.detail})" if progress.detail else ""
     if progress.changes is None:
-        return job.label
+        return job.label + end
     kept = "" if progress.changes.retention is None else f", kept {_signed(progress.changes.retention)}"
-    return f"{job.label}: new {_signed(progress.changes.new_domain)}{kept}"
+    return f"{job.label}: new {_signed(progress.changes.new_domain)}{kept}{end}"
 
 
 def _rate(job: Job) -> str:

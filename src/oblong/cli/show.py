@@ -221,20 +221,15 @@ def show_plan(file: Path, as_json: bool) -> None:
 
 
 def show_comparison(file: Path, as_json: bool) -> None:
-    """Print a Comparison."""
+    """Print a Comparison as `oblong compare` does."""
+    from oblong.cli.compare import print_comparison
     from oblong.records import Comparison
-    from oblong.reporting.comparison_tables import render_comparison
-    from oblong.reporting.relearning_tables import render_relearning
-    from oblong.reporting.sequence_tables import render_sequence
 
     comparison = Comparison.read(file)
     if as_json:
         print_json(comparison.model_dump_json(indent=1))
         return
-    console = stdout()
-    for render in (render_sequence, render_comparison, render_relearning):
-        for table in render(comparison, width=console.width):
-            console.print(table)
+    print_comparison(comparison)
 
 
 def show_plain(record: str) -> Callable[[Path, bool], None]:

@@ -61,16 +61,6 @@ class ArmRule(Part):
             )
         return self
 
-    @field_validator("method")
-    @classmethod
-    def _refuse_modules(cls, method: MethodOptions | None) -> MethodOptions | None:
-        if method is not None and METHODS[method.name].adds_modules:
-            raise ValueError(
-                f"{method.name} adds modules to the model, which a delta checkpoint cannot hold: use it with "
-                "oblong.methods.MethodTrainer"
-            )
-        return method
-
     @model_validator(mode="after")
     def _check_rates(self) -> Self:
         if self.learning_rate is not None and self.learning_rates is not None:

@@ -13,6 +13,7 @@ from oblong.comparing.texts import EvaluationCorpus, RelearnRule, TaskRule
 from oblong.corpora.questions import parse_suite
 from oblong.errors import DataError, RecipeError
 from oblong.methods import parse_method
+from oblong.methods.recipe_fields import explain_unkept_modules
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
 from oblong.tuning.adapters import explain_conflict
@@ -116,7 +117,10 @@ class CompareRecipe(Part):
             raise ValueError("evaluate: mark the domain that is being learned with `new_domain: true`")
         anchorless = [name for name, rule in self.arms.items() if needs_anchor(rule) and not self.train.get("anchor")]
         if anchorless:
-            raise ValueError(f"train: give anchor, the old data that the method of {', '.join(anchorless)} needs")
+            raise ValueError(
+                f"train: give anchor, the old data that the method of {', '.join(anchorless)} needs, for example "
+                "`anchor: self_generated`"
+            )
         if self.stride > self.window:
             raise ValueError(f"stride: {self.stride} is larger than the window of {self.window} tokens")
         return self
@@ -156,7 +160,8 @@ class CompareRecipe(Part):
         shared = self.train.get("method")
         for name, rule in self.arms.items():
             method = rule.method if shared is None or rule.method is not None else parse_method(shared)
-            if (conflict := explain_conflict(rule.adapter, method)) is not None:
+            conflict = explain_conflict(rule.adapter, method) or explain_unkept_modules(method)
+            if conflict is not None:
                 raise ValueError(f"arms.{name}: {conflict}")
         return self
 

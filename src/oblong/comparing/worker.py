@@ -24,7 +24,7 @@ from oblong.comparing.states import StateEvaluator, find_last_finite, measure_ch
 from oblong.errors import NonFinitePredictionError, OblongError
 from oblong.evaluation.evaluate import Corpus, evaluate
 from oblong.evaluation.noise_floor import measure_noise_floor
-from oblong.records import EvaluatedState, Evaluation
+from oblong.records import EvaluatedState, Evaluation, RunStatus
 from oblong.tuning.observing import Observer
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.run import tune
@@ -72,7 +72,8 @@ def carry_out(job: Job) -> None:
         changes = measure_changes(state, Evaluation.read(job.base_evaluation_file))
         if job.relearn is not None:
             relearn(job, job.relearn, corpora, changes)
-        job.report("done", 1, 1, changes=changes)
+        status = job.read_run().status
+        job.report("done", 1, 1, "" if status is RunStatus.COMPLETED else status.value, changes=changes)
     evaluation.write(job.evaluation_file, force=True)
 
 

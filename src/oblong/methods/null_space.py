@@ -20,52 +20,38 @@ generates itself nothing but the checkpoint is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oblong.errors import MethodError
-from oblong.methods.base_model import evaluation_mode, widen
+from oblong.methods.base_model import evaluation_mode
+from oblong.methods.damped_updates import DampedUpdates, decompose
 from oblong.methods.options import NullSpaceOptions
-from oblong.methods.protocol import Method, Sizes, Training
+from oblong.methods.protocol import Sizes, Training
 
 
-class NullSpace(Method):
-    """Damps the update of every trained matrix of a linear layer; other tensors train freely."""
+class NullSpace(DampedUpdates):
+    """Damps updates along the inputs of each layer."""
 
     def __init__(self, options: NullSpaceOptions) -> None:
         self._options = options
-        self._before: dict[str, Tensor] = {}
+        self.strength = options.strength
 
-    def prepare(self, training: Training) -> None:
-        """Measure the old inputs of the base's layers.
+    def measure_layers(self, layers: Mapping[str, nn.Linear]) -> Collection[str]:
+        """Make P for each layer."""
+        covariances = measure_input_covariances(self.training, layers, limit=self._options.blocks)
+        # Layers that read the same input share one matrix.
+        shared = {id(covariance): covariance for covariance in covariances.values()}
+        damping = {key: compute_damping(value, self.strength) for key, value in shared.items()}
+        self._damping = {name: damping[id(covariance)] for name, covariance in covariances.items()}
+        return self._damping
 
-        Raises:
-            MethodError: no trained tensor belongs to a linear layer.
-        """
-        self._training = training
-        layers = find_linear_layers(training.model, training.trained)
-        if not layers:
-            raise MethodError("null_space damps matrices of linear layers, and the Plan trains none: take another one")
-        self._damping: dict[str, Tensor] = {}
-        if self._options.strength > 0:
-            self._damping = self._measure_damping(layers)
-
-    def change_gradients(self) -> None:
-        """Remember where the weights are before the step."""
-        self._before = {name: self._training.trained[name].detach().clone() for name in self._damping}
-
-    @torch.no_grad()
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Damp the step."""
-        for name, before in self._before.items():
-            value = self._training.trained[name]
-            update = widen(value.detach()) - widen(before)
-            value.copy_(widen(before) + update @ self._damping[name])
-        self._before = {}
+    def damp(self, name: str, update: Tensor) -> Tensor:
+        """U P."""
+        return update @ self._damping[name]
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """The weights before a step, one matrix P for those that share an input, and one decomposition at a time.
@@ -73,27 +59,6 @@ class NullSpace(Method):
         P is n x n for a matrix of m x n: as large as the matrix where the layer is square.
         """
         return 4 * 2 * sizes.num_trained + 24 * sizes.largest_matrix
-
-    def _measure_damping(self, layers: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
-        covariances = measure_input_covariances(self._training, layers, limit=self._options.blocks)
-        # Layers that read the same input share one matrix.
-        shared = {id(covariance): covariance for covariance in covariances.values()}
-        damping = {key: compute_damping(value, self._options.strength) for key, value in shared.items()}
-        return {name: damping[id(covariance)] for name, covariance in covariances.items()}
-
-
-def find_linear_layers(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> dict[str, nn.Linear]:
-    """The linear layers whose weight trains, by the weight's name; layers with a tied weight are left out."""
-    readers: dict[int, list[nn.Module]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            readers.setdefault(id(parameter), []).append(module)
-    found = {name: readers.get(id(value), []) for name, value in trained.items()}
-    return {
-        name: modules[0]
-        for name, modules in found.items()
-        if len(modules) == 1 and isinstance(modules[0], nn.Linear) and modules[0].weight is trained[name]
-    }
 
 
 @torch.no_grad()
@@ -163,9 +128,6 @@ def compute_damping(covariance: Tensor, strength: float) -> Tensor:
 
     c is the median of the eigenvalues that float32 can tell from zero; directions of the others are not damped at all.
     """
-    values, vectors = torch.linalg.eigh(covariance.double())
-    used = values > values[-1] * len(values) * torch.finfo(torch.float32).eps
-    scale = values[used].median() if used.any() else torch.ones_like(values[0])
-    factors = 1.0 / (1.0 + strength * torch.where(used, values, 0.0) / scale)
-    damping: Tensor = (vectors * factors) @ vectors.T
+    eigen = decompose(covariance)
+    damping: Tensor = (eigen.vectors / (1.0 + strength * eigen.values)) @ eigen.vectors.T
     return damping.to(covariance.dtype)

@@ -305,6 +305,14 @@ class NullSpaceOptions(MethodOptions):
     blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
 
 
+class KfacDampingOptions(MethodOptions):
+    """Updates damped by the Kronecker-factored Fisher information; strength 1 halves those of median importance."""
+
+    name: Literal["kfac_damping"] = "kfac_damping"
+    strength: float = Field(default=10.0, ge=0, description="of the damping; infinity leaves what changes no answer")
+    blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
+
+
 class EvolutionaryPruningOptions(Part):
     """Sizes of the search for prunable feed-forward units; a preparation of the model, not a method of the loop."""
 

@@ -35,3 +35,13 @@ def explain_missing_anchor(method: MethodOptions | None, anchor: AnchorOptions |
     if method is None or anchor is not None or not METHODS[method.name].needs_anchor:
         return None
     return f"method {method.name} needs old data: give anchor, for example `anchor: {SELF_GENERATED}`"
+
+
+def explain_unkept_modules(method: MethodOptions | None) -> str | None:
+    """Why a method's tuned model cannot be written as a delta checkpoint; None if it can."""
+    if method is None or not METHODS[method.name].adds_modules:
+        return None
+    return (
+        f"method {method.name} adds modules to the model, which a delta checkpoint cannot hold: use it with "
+        "oblong.methods.MethodTrainer"
+    )

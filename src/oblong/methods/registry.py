@@ -34,6 +34,7 @@ class MethodSpec:
         text_only: it changes or reads the batches, predictions or optimizer of a training on text, which a speech
             training does not have; the others act on tensors, their gradients and old data alone.
         can_use_anchor: it works without, and does more with it.
+        measures_anchor: it reads all of the old data through, once, before training.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
         old_data_once: in a sequence of tasks, old data is read at the first of them alone.
@@ -46,6 +47,7 @@ class MethodSpec:
     on_outputs: bool = False
     text_only: bool = False
     can_use_anchor: bool = False
+    measures_anchor: bool = False
     may_leave_unmoved: bool = False
     adds_modules: bool = False
     old_data_once: bool = False
@@ -74,12 +76,14 @@ _SPECS: Final = (
         code="ewc:ElasticWeightConsolidation",
         summary="distance from the base, weighted by the Fisher information of old data",
         needs_anchor=True,
+        measures_anchor=True,
     ),
     MethodSpec(
         options=opt.MasOptions,
         code="mas:MemoryAwareSynapses",
         summary="distance from the base, weighted by the output's sensitivity on unlabelled old data",
         needs_anchor=True,
+        measures_anchor=True,
     ),
     MethodSpec(
         options=opt.SiOptions,
@@ -150,6 +154,13 @@ _SPECS: Final = (
         options=opt.NullSpaceOptions,
         code="null_space:NullSpace",
         summary="updates damped along the inputs that old data uses",
+        needs_anchor=True,
+        measures_anchor=True,
+    ),
+    MethodSpec(
+        options=opt.KfacDampingOptions,
+        code="kfac_damping:KfacDamping",
+        summary="updates damped along what the base's answers depend on",
         needs_anchor=True,
     ),
     MethodSpec(

@@ -138,7 +138,9 @@ def collect_pool(scan: Scan, rule: Rule) -> Pool:
     candidates = [Candidate(tensor.name, tensor.units, value) for tensor, value in valued if value is not None]
     notes = _explain_omissions(scan, rule, [tensor for tensor, value in valued if value is None])
     if not candidates:
-        reason = "; ".join(notes) or "the Scan has no eligible tensor; --include-ineligible admits the others"
+        reason = (
+            "; ".join(notes) or "the Scan has no eligible tensor; `oblong plan --include-ineligible` admits the others"
+        )
         raise SelectionError(f"no tensor can be ranked by {rule.criterion}: {reason}")
     return Pool(candidates=tuple(candidates), notes=notes)
 

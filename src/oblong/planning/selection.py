@@ -181,7 +181,9 @@ def assemble_plan(scan: Scan, rule: Rule, *, name: str, choices: Sequence[Choice
 def _hint(rule: Rule) -> str:
     if rule.include_ineligible:
         return ": lower it"
-    return " in this model: lower it, or admit embeddings, heads, norms and biases with --include-ineligible"
+    return (
+        " in this model: lower it, or admit embeddings, heads, norms and biases with `oblong plan --include-ineligible`"
+    )
 
 
 def _describe_tensor(choice: Choice) -> PlannedTensor:

@@ -73,12 +73,19 @@ def render_plan_html(title: str, plan: Plan) -> str:
 
 def render_comparison_html(title: str, comparison: Comparison) -> str:
     """Every arm's change of loss on every corpus."""
-    headers = ("arm", "corpus", "before", "after", "change [95 %]", f"against {comparison.control} [95 %]")
+    headers = ("arm", "data-free", "corpus", "before", "after", "change [95 %]", f"against {comparison.control} [95 %]")
     rows = [
-        (c.arm, c.corpus, c.before, c.after, _format_interval(c.difference), _format_interval(c.against_control))
+        (
+            *(c.arm, _format_yes(comparison.data_free.get(c.arm)), c.corpus, c.before, c.after),
+            *(_format_interval(c.difference), _format_interval(c.against_control)),
+        )
         for c in comparison.changes
     ]
     return render_table(title, headers, rows, "nats per token; positive: worse than before")
+
+
+def _format_yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _format_interval(interval: Interval | None) -> str:

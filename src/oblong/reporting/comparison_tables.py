@@ -33,7 +33,8 @@ from oblong.reporting.formats import (
     format_share,
     format_yes,
 )
-from oblong.reporting.table_layout import bold_if, choose_table, escape_markdown, make_table, markdown_table
+from oblong.reporting.noise_floors import explain_noise_mark, find_noise_floor, is_below_noise, mark_noise
+from oblong.reporting.table_layout import bold_if, choose_table, escape_markdown, fold_cell, make_table, markdown_table
 
 OUTCOME_HEADINGS: Final = ("arm", "data-free", "loss", "change", "against control", "KL to base")
 WIDE: Final = 120  # columns
@@ -54,6 +55,18 @@ class OutcomeRow:
     change: Interval
     against_control: Interval | None
     kl_to_base: float | None
+    noise_floor: float = 0.0
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the change from the base is worth a claim."""
+        return self.change.excludes_zero and not is_below_noise(self.change, self.noise_floor)
+
+    @property
+    def is_different(self) -> bool:
+        """Whether the difference to the control, taken by itself, is."""
+        gap = self.against_control
+        return gap is not None and gap.excludes_zero and not is_below_noise(gap, self.noise_floor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +135,7 @@ def _outcome_row(comparison: Comparison, change: Change) -> OutcomeRow:
         change=change.difference,
         against_control=change.against_control if change.arm != comparison.control else None,
         kl_to_base=_mean_or_none(kls),
+        noise_floor=find_noise_floor(comparison, [change.corpus]),
     )
 
 
@@ -166,8 +180,10 @@ def outcome_cells(row: OutcomeRow) -> tuple[str, ...]:
         row.arm,
         format_yes(row.data_free),
         f"{row.before:.4f} → {row.after:.4f}",
-        format_interval(row.change),
-        "control" if row.is_control else format_interval(row.against_control),
+        mark_noise(format_interval(row.change), row.change, row.noise_floor),
+        "control"
+        if row.is_control
+        else mark_noise(format_interval(row.against_control), row.against_control, row.noise_floor),
         NOTHING if row.kl_to_base is None else f"{row.kl_to_base:.4f}",
     )
 
@@ -194,15 +210,18 @@ def section_cells(section: OutcomeSection) -> tuple[str, ...]:
     return (f"{section.corpus} ({kind})", "", "", f"{section.num_documents} documents", "", "")
 
 
-def outcome_caption(comparison: Comparison) -> str:
+def outcome_caption(comparison: Comparison, headings: Sequence[str] = OUTCOME_HEADINGS) -> str:
     """How to read the first table."""
     confidences = {change.difference.confidence for change in comparison.changes}
     level = f"{100 * max(confidences):.0f} % " if confidences else ""
     over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
     return (
         f"Loss in nats per token, lower is better; [ ] are {level}bootstrap intervals over {over}. "
-        f"The control is {comparison.control}. KL to base: how far the predictions moved. {DATA_FREE_NOTE}"
+        f"The control is {comparison.control}. "
+        + ("KL to base: how far the predictions moved. " if "KL to base" in headings else "")
+        + DATA_FREE_NOTE
         + _note_rates(comparison)
+        + explain_noise_mark(comparison)
     )
 
 
@@ -215,7 +234,10 @@ def _note_rates(comparison: Comparison) -> str:
             by_rate.setdefault(rate, []).append(arm)
     if not comparison.retention or not by_rate:
         return ""
-    shown = "; ".join(f"{format_rate(rate)} ({', '.join(arms)})" for rate, arms in sorted(by_rate.items()))
+    if len(by_rate) == 1:
+        shown = f"{format_rate(next(iter(by_rate)))} for every arm"
+    else:
+        shown = "; ".join(f"{format_rate(rate)} ({', '.join(arms)})" for rate, arms in sorted(by_rate.items()))
     return f" Each arm at the end of training, at the learning rate that then had learned most: {shown}."
 
 
@@ -235,8 +257,9 @@ def render_comparison(comparison: Comparison, *, width: int = WIDE) -> list[Tabl
         for columns, gap, folded in (
             (OUTCOME_HEADINGS, 3, False),
             (OUTCOME_HEADINGS, 2, False),
-            (_without(OUTCOME_HEADINGS, "data-free"), 2, True),
-            (_without(OUTCOME_HEADINGS, "data-free"), 1, True),
+            (OUTCOME_HEADINGS, 2, True),
+            (OUTCOME_HEADINGS, 1, True),
+            (_without(OUTCOME_HEADINGS, "KL to base"), 1, True),
         )
     )
     cost = (
@@ -251,16 +274,15 @@ def _without(headings: Sequence[str], *left_out: str) -> tuple[str, ...]:
 
 
 def _render_outcomes(comparison: Comparison, headings: Sequence[str], *, gap: int, folded: bool) -> Table:
-    table = make_table("Learned and forgotten", headings, outcome_caption(comparison), gap=gap)
+    table = make_table("Learned and forgotten", headings, outcome_caption(comparison, headings), gap=gap)
     for section in outcome_sections(comparison):
         opening = dict(zip(OUTCOME_HEADINGS, section_cells(section), strict=True))
         table.add_row(*(_fit(opening[heading], folded) for heading in headings), style="bold")
         for row in section.rows:
             texts = zip(OUTCOME_HEADINGS, outcome_cells(row), strict=True)
             cells = {heading: _fit(text, folded) for heading, text in texts}
-            against = row.against_control
-            cells["change"] = bold_if(cells["change"], row.change.excludes_zero)
-            cells["against control"] = bold_if(cells["against control"], against is not None and against.excludes_zero)
+            cells["change"] = bold_if(cells["change"], row.is_changed)
+            cells["against control"] = bold_if(cells["against control"], row.is_different)
             table.add_row(*(cells[heading] for heading in headings))
         table.add_section()
     return table
@@ -276,7 +298,7 @@ def _render_costs(comparison: Comparison, headings: Sequence[str], *, gap: int) 
 
 def _fit(cell: str, folded: bool) -> str:
     """Escape a cell; folded, an interval stands under its mean, and a loss under the one before."""
-    return escape(cell.replace(" [", "\n[").replace("→ ", "→\n") if folded else cell)
+    return escape(fold_cell(cell) if folded else cell)
 
 
 def render_markdown(comparison: Comparison) -> str:

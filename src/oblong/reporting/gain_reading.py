@@ -7,66 +7,100 @@ from typing import Final
 
 from oblong.records import Comparison, Reach
 from oblong.reporting.formats import format_interval, format_p_value, format_rate
-from oblong.reporting.gain_tables import BY_DIVERGENCE, Edge, GainRow, GainSection, gain_sections
-from oblong.reporting.verdicts import Direction, decide_at_gain, join_names, new_domains
+from oblong.reporting.gain_tables import BY_DIVERGENCE, Edge, GainRow, GainSection, gain_sections, section_title
+from oblong.reporting.significance import describe_hidden
+from oblong.reporting.verdicts import Direction, join_names, new_domains
 
 MOST_WITH_NUMBERS: Final = 4  # arms without a significant difference; of more, the table has the numbers
 
 
-def describe_at_gain(comparison: Comparison, section: GainSection) -> tuple[str, ...]:
-    """What the arms have forgotten of one retention text when all have learned the same amount, in two paragraphs.
+def describe_gains(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
+    """The paragraphs of each retention text, pooled first; texts that cannot be compared share one sentence."""
+    sections = gain_sections(comparison)
+    blocked = [section for section in sections if not is_comparable(section)]
+    described: dict[tuple[str, ...], None] = {}
+    for section in sections:
+        named = bool(described) and section.gain == sections[0].gain
+        described[
+            describe_at_gain(comparison, section, gain_is_named=named)
+            if is_comparable(section)
+            else (_describe_blocked(comparison, blocked),)
+        ] = None
+    return tuple(described)
+
+
+def is_comparable(section: GainSection) -> bool:
+    """Whether the control gets to the gain, so that there is something to compare with."""
+    return section.gain is not None and any(row.is_control and row.forgetting for row in section.rows)
+
+
+def _describe_blocked(comparison: Comparison, sections: Sequence[GainSection]) -> str:
+    """Why there is nothing to compare on these texts."""
+    control = comparison.control
+    if any(section.gain is None for section in sections):
+        return f"{control}, the control, learned nothing, so there is no gain at which to compare forgetting."
+    gains = join_names(dict.fromkeys(f"{section.gain:.4f}" for section in sections))
+    return (
+        f"At a gain of {gains} nats per token on {join_names(new_domains(comparison))}, nothing can be compared on "
+        f"{'; '.join(map(section_title, sections))}: {control}, the control, is there too close to the end of its "
+        "curves."
+    )
+
+
+def describe_at_gain(comparison: Comparison, section: GainSection, *, gain_is_named: bool = False) -> tuple[str, ...]:
+    """What the arms have forgotten of one comparable text when all have learned the same amount, in two paragraphs.
 
     What is not significant is said not to be, and not called equal; an arm that does not get to the gain is named.
     """
     control = comparison.control
-    if section.gain is None:
-        return (f"{control}, the control, learned nothing, so there is no gain at which to compare forgetting.",)
     rivals = [row for row in section.rows if not row.is_control]
-    if not any(row.is_control and row.forgetting for row in section.rows):
-        return (_describe_control(comparison, section),)
     compared = [row for row in rivals if row.difference is not None]
     decided = (
-        _describe_control(comparison, section),
+        _describe_control(comparison, section, gain_is_named=gain_is_named),
         _describe_decided(compared, Direction.LOWER, f"significantly less than {control}"),
         _describe_decided(compared, Direction.HIGHER, f"significantly more than {control}"),
     )
     rest = (
+        _describe_hidden(compared, control),
         _describe_undecided(compared, control),
-        f"These p-values are adjusted for {len(compared)} arms (Holm)." if len(compared) > 1 else "",
+        f"These p-values are adjusted for {len(compared)} arms (Holm)."
+        if len(compared) > 1 and not gain_is_named
+        else "",
         _describe_unreached(rivals),
     )
     paragraphs = (" ".join(text for text in texts if text) for texts in (decided, rest))
     return tuple(paragraph for paragraph in paragraphs if paragraph)
 
 
-def _describe_control(comparison: Comparison, section: GainSection) -> str:
+def _describe_control(comparison: Comparison, section: GainSection, *, gain_is_named: bool) -> str:
     measured = BY_DIVERGENCE if section.measure == "kl" else ""
     place = join_names(section.corpora) + (" (each weighs the same)" if len(section.corpora) > 1 else "") + measured
-    opening = f"At a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
-    control = next((row for row in section.rows if row.is_control), None)
-    if control is None or control.forgetting is None:
-        return (
-            f"{opening}, nothing can be compared on {place}: {comparison.control}, the control, is there too close to "
-            "the end of its curves."
-        )
-    note = " (below zero: its loss fell)" if control.forgetting.mean < 0 else ""
-    return f"{opening}, {comparison.control} has forgotten {format_interval(control.forgetting)} of {place}{note}."
+    gain = f"a gain of {section.gain:.4f} nats per token on {join_names(new_domains(comparison))}"
+    opening = f"At {'the same gain' if gain_is_named else gain}"
+    forgotten = next(row.forgetting for row in section.rows if row.is_control and row.forgetting)
+    note = " (below zero: its loss fell)" if forgotten.mean < 0 else ""
+    return f"{opening}, {comparison.control} has forgotten {format_interval(forgotten)} of {place}{note}."
 
 
 def _describe_decided(rows: Sequence[GainRow], direction: Direction, how: str) -> str:
-    found = [row for row in rows if row.against_control and decide_at_gain(row.against_control) is direction]
+    found = [row for row in rows if row.direction is direction]
     if not found:
         return f"No arm forgets {how}." if rows else ""
     return f"{_list(found)} {'forgets' if len(found) == 1 else 'forget'} {how}."
 
 
 def _describe_undecided(rows: Sequence[GainRow], control: str) -> str:
-    found = [row for row in rows if row.against_control and decide_at_gain(row.against_control) is Direction.UNDECIDED]
+    found = [row for row in rows if row.direction is Direction.UNDECIDED]
     if not found:
         return ""
     rest = "it is" if len(found) == 1 else "they are"
     arms = _list(found) if len(found) <= MOST_WITH_NUMBERS else join_names(row.arm for row in found)
     return f"No significant difference from {control} is found for {arms}, which does not show that {rest} equal."
+
+
+def _describe_hidden(rows: Sequence[GainRow], control: str) -> str:
+    found = [row for row in rows if row.direction is Direction.BELOW_NOISE]
+    return describe_hidden(_list(found), len(found), control, found[0].noise_floor) if found else ""
 
 
 def _list(rows: Iterable[GainRow]) -> str:

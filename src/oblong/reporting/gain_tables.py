@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from statistics import fmean
@@ -17,6 +17,7 @@ from rich.table import Table
 from oblong.records import ArmRetention, AtGain, Comparison, Interval, Reach, ReferencePoint, RetentionMeasure
 from oblong.reporting.arms import DATA_FREE_NOTE, SEEDS_THAT_SHOW_VARIATION, is_data_free, num_seeds, runs_of
 from oblong.reporting.formats import NOTHING, format_interval, format_p_value, format_parameters, format_yes
+from oblong.reporting.noise_floors import explain_noise_mark, find_noise_floor, mark_noise
 from oblong.reporting.table_layout import bold_if, choose_table, make_table
 from oblong.reporting.verdicts import Direction, decide_at_gain, join_names, new_domains
 
@@ -26,6 +27,12 @@ GAIN_HEADINGS: Final = (
 )
 BY_DIVERGENCE: Final = ", by divergence from the base"
 MEASURES: Final[Mapping[RetentionMeasure, str]] = {"loss": "rise of the loss", "kl": "KL(base || model)"}
+VERDICTS: Final[Mapping[Direction, str]] = {
+    Direction.LOWER: "forgets less",
+    Direction.HIGHER: "forgets more",
+    Direction.UNDECIDED: "not significant",
+    Direction.BELOW_NOISE: "below noise",
+}
 UNREACHED_NOTE: Final = (
     "Not reached: no learning rate of the arm gets to the gain. Unsure: it gets there in too few of the resamples. "
 )
@@ -62,6 +69,7 @@ class GainRow:
     at_gain: AtGain | None
     against_control: AtGain | None
     hypervolume: float
+    noise_floor: float = 0.0
 
     @property
     def forgetting(self) -> Interval | None:
@@ -72,6 +80,15 @@ class GainRow:
     def difference(self) -> Interval | None:
         """That minus the control's."""
         return self.against_control.forgetting if self.against_control else None
+
+    @property
+    def direction(self) -> Direction:
+        """What may be claimed of the difference."""
+        return (
+            Direction.UNDECIDED
+            if self.against_control is None
+            else decide_at_gain(self.against_control, self.noise_floor)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +110,23 @@ def gain_sections(comparison: Comparison) -> tuple[GainSection, ...]:
             measure=retention.measure,
             gain=retention.gain,
             reference=retention.reference,
-            rows=tuple(sorted((_make_row(comparison, arm) for arm in retention.arms), key=_rank)),
+            rows=tuple(
+                sorted(
+                    (
+                        _make_row(
+                            comparison, arm, find_noise_floor(comparison, retention.corpora, measure=retention.measure)
+                        )
+                        for arm in retention.arms
+                    ),
+                    key=_rank,
+                )
+            ),
         )
         for retention in comparison.retention
     )
 
 
-def _make_row(comparison: Comparison, arm: ArmRetention) -> GainRow:
+def _make_row(comparison: Comparison, arm: ArmRetention, noise_floor: float) -> GainRow:
     rate = arm.at_gain.settings[0] if arm.at_gain and arm.at_gain.settings else None
     return GainRow(
         arm=arm.arm,
@@ -112,6 +139,7 @@ def _make_row(comparison: Comparison, arm: ArmRetention) -> GainRow:
         at_gain=arm.at_gain,
         against_control=arm.against_control,
         hypervolume=arm.hypervolume,
+        noise_floor=noise_floor,
     )
 
 
@@ -142,13 +170,7 @@ def gain_verdict(row: GainRow) -> str:
         return "control"
     if row.against_control is None or row.difference is None:
         return "not comparable"
-    words = {Direction.LOWER: "forgets less", Direction.HIGHER: "forgets more", Direction.UNDECIDED: "not significant"}
-    return words[decide_at_gain(row.against_control)]
-
-
-def is_decided(row: GainRow) -> bool:
-    """Whether the difference to the control is significant."""
-    return row.against_control is not None and decide_at_gain(row.against_control) is not Direction.UNDECIDED
+    return VERDICTS[row.direction]
 
 
 def gain_cells(row: GainRow) -> tuple[str, ...]:
@@ -160,8 +182,8 @@ def gain_cells(row: GainRow) -> tuple[str, ...]:
         format_yes(row.data_free),
         format_parameters(row.num_trainable),
         NOTHING if row.rate is None else row.rate + arrow,
-        format_interval(row.forgetting),
-        format_interval(row.difference),
+        mark_noise(format_interval(row.forgetting), row.forgetting, row.noise_floor),
+        mark_noise(format_interval(row.difference), row.difference, row.noise_floor),
         NOTHING if p_value is None else format_p_value(p_value).removeprefix("p = ").removeprefix("p "),
         gain_verdict(row),
         f"{row.hypervolume:.4f}",
@@ -174,36 +196,37 @@ def section_title(section: GainSection) -> str:
     return join_names(section.corpora) + pooled + (BY_DIVERGENCE if section.measure == "kl" else "")
 
 
-def gain_caption(comparison: Comparison, section: GainSection) -> str:
-    """How to read the table."""
-    learned = join_names(new_domains(comparison))
-    if section.gain is None:
-        opening = f"The control, {comparison.control}, learned nothing, so there is no gain to compare at. "
-    else:
-        over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
-        opening = (
-            f"Forgetting: {MEASURES[section.measure]}, nats per token, by the time an arm has learned "
-            f"{section.gain:.4f} nats per token of {learned}, at the learning rate that then forgets least; "
-            f"[ ] are 95 % bootstrap intervals over {over}, p is adjusted for the number of arms (Holm). "
-            f"The control is {comparison.control}. "
-        )
-    edges = {row.edge for row in section.rows} - {Edge.INSIDE}
+def gain_caption(comparison: Comparison, sections: Sequence[GainSection]) -> str:
+    """How to read a table of some sections, without its last column."""
+    edges = {row.edge for section in sections for row in section.rows} - {Edge.INSIDE}
     arrows = "Arrows: the lowest or highest rate tried, beyond which there may be a better one. " if edges else ""
-    unreached = {row.at_gain.reach for row in section.rows if row.at_gain} - {Reach.REACHED}
-    reaches = UNREACHED_NOTE if unreached else ""
-    return f"{opening}{arrows}{reaches}{DATA_FREE_NOTE}"
+    reaches = {row.at_gain.reach for section in sections for row in section.rows if row.at_gain}
+    unreached = UNREACHED_NOTE if reaches - {Reach.REACHED} else ""
+    return (
+        f"{_explain_forgetting(comparison, sections)}{arrows}{unreached}{DATA_FREE_NOTE}"
+        f"{explain_noise_mark(comparison)}"
+    )
 
 
-def gain_captions(comparison: Comparison) -> tuple[str, ...]:
-    """How to read the whole table: what the sections say alike is said once."""
-    sections = gain_sections(comparison)
-    texts = [f"{gain_caption(comparison, section)} {describe_hypervolume(section)}" for section in sections]
-    return tuple(dict.fromkeys(texts))
+def _explain_forgetting(comparison: Comparison, sections: Sequence[GainSection]) -> str:
+    gains = list(dict.fromkeys(section.gain for section in sections if section.gain is not None))
+    if not gains:
+        return f"The control, {comparison.control}, learned nothing, so there is no gain to compare at. "
+    measures = " or, by divergence, ".join(MEASURES[name] for name in dict.fromkeys(part.measure for part in sections))
+    amount = f"{gains[0]:.4f}" if len(gains) == 1 else "as many"
+    over = "documents and seeds" if num_seeds(comparison) >= SEEDS_THAT_SHOW_VARIATION else "documents"
+    return (
+        f"Forgetting: {measures}, nats per token, by the time an arm has learned {amount} nats per token of "
+        f"{join_names(new_domains(comparison))}{'' if len(gains) == 1 else ' as stand above its rows'}, at the "
+        f"learning rate that then forgets least; [ ] are 95 % bootstrap intervals over {over}, p is adjusted for the "
+        f"number of arms (Holm). The control is {comparison.control}. "
+    )
 
 
-def describe_hypervolume(section: GainSection) -> str:
+def describe_hypervolume(sections: Sequence[GainSection]) -> str:
     """What the last column is."""
-    return f"Hypervolume: area between an arm's front and the corner of {section.reference.name}; larger is better."
+    corners = join_names(dict.fromkeys(section.reference.name for section in sections))
+    return f"Hypervolume: area between an arm's front and the corner of {corners}; larger is better."
 
 
 def render_gains(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
@@ -212,19 +235,23 @@ def render_gains(comparison: Comparison, *, width: int = WIDE) -> list[Table]:
     Where there is not the room intervals stand under their means; where there is still less, the p-value and the
     verdict stand there too, and trained parameters and hypervolumes are left out.
     """
+    firsts = {section.measure: section for section in reversed(gain_sections(comparison))}
+    sections = [firsts[measure] for measure in MEASURES if measure in firsts]
     return [
-        choose_table((_render_section(comparison, section, room) for room in Room), width)
-        for section in {section.measure: section for section in reversed(gain_sections(comparison))}.values()
-    ][::-1]
+        choose_table((_render_section(comparison, section, room, is_first=not place) for room in Room), width)
+        for place, section in enumerate(sections)
+    ]
 
 
-def _render_section(comparison: Comparison, section: GainSection, room: Room) -> Table:
+def _render_section(comparison: Comparison, section: GainSection, room: Room, *, is_first: bool) -> Table:
     gain = "" if section.gain is None else f", at the same gain of {section.gain:.4f}"
     shown = (0, 1, 3, 4, 5) if room is Room.LITTLE else tuple(range(len(GAIN_HEADINGS)))
     table = make_table(
         f"Forgetting of {section_title(section)}{gain}",
         [GAIN_HEADINGS[index] for index in shown],
-        gain_caption(comparison, section) + ("" if room is Room.LITTLE else f" {describe_hypervolume(section)}"),
+        _caption_in_full(comparison, section, room)
+        if is_first
+        else f"Forgetting: {MEASURES[section.measure]}; the rest as above.",
         gap=3 if room is Room.PLENTY else 1,
     )
     for row in section.rows:
@@ -232,9 +259,14 @@ def _render_section(comparison: Comparison, section: GainSection, room: Room) ->
         cells = [escape(cell.replace(*fold)) for cell in gain_cells(row)]
         if room is Room.LITTLE:
             cells[5] = _stack(cells[5], cells[6], cells[7])
-        cells[5] = bold_if(cells[5], is_decided(row))
+        cells[5] = bold_if(cells[5], row.direction.is_decided)
         table.add_row(*(cells[index] for index in shown))
     return table
+
+
+def _caption_in_full(comparison: Comparison, section: GainSection, room: Room) -> str:
+    hypervolume = "" if room is Room.LITTLE else f" {describe_hypervolume([section])}"
+    return gain_caption(comparison, [section]) + hypervolume
 
 
 def _stack(difference: str, p_value: str, verdict: str) -> str:

@@ -37,14 +37,15 @@ from oblong.reporting.figures import (
 )
 from oblong.reporting.gain_tables import (
     GAIN_HEADINGS,
-    gain_captions,
+    describe_hypervolume,
+    gain_caption,
     gain_cells,
     gain_sections,
-    is_decided,
     section_title,
 )
 from oblong.reporting.glossary import GLOSSARY
 from oblong.reporting.markup import SHAPE_PATHS, content_security_policy, mark_interval, to_script_json, true_minus
+from oblong.reporting.noise_floors import has_noise
 from oblong.reporting.page_rows import (
     MEASURE_HEADINGS,
     gain_bars,
@@ -74,7 +75,13 @@ from oblong.reporting.sequence_tables import (
     measure_cells,
     measure_sections,
 )
-from oblong.reporting.suite_tables import CHANGE_CAPTION, CHANGE_HEADINGS, change_cells, describe_answers
+from oblong.reporting.suite_tables import (
+    ANSWER_CAPTION,
+    ANSWER_HEADINGS,
+    answer_cells,
+    describe_answers,
+    is_significant_change,
+)
 from oblong.reporting.theme import SCREEN
 
 TEMPLATE: Final = "report.html.j2"
@@ -189,17 +196,18 @@ def _default_title(scan: Scan | None, comparison: Comparison | None, plans: Sequ
 def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
     if comparison is None:
         return {"comparison": None}
+    sections = gain_sections(comparison)
     return {
         "comparison": comparison,
         "gains": [
             (section, list(zip(section.rows, map(gain_cells, section.rows), gain_bars(section), strict=True)))
-            for section in gain_sections(comparison)
+            for section in sections
         ],
         **_sequence_context(comparison),
         "gain_headings": GAIN_HEADINGS,
-        "gain_captions": gain_captions(comparison),
+        "gain_caption": f"{gain_caption(comparison, sections)} {describe_hypervolume(sections)}" if sections else "",
         "section_title": section_title,
-        "is_decided": is_decided,
+        "has_noise": has_noise(comparison),
         "reading": read_comparison(comparison),
         "topics": tuple(Topic),
         "outcomes": [
@@ -210,9 +218,12 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
         "cost_headings": COST_HEADINGS,
         "cost_caption": COST_CAPTION,
         "costs": [(row, cost_cells(row)) for row in cost_rows(comparison)],
-        "answer_headings": ("arm", "task", *CHANGE_HEADINGS),
-        "answer_caption": CHANGE_CAPTION,
-        "answers": [(change, change_cells(change)) for change in comparison.answers],
+        "answer_headings": ANSWER_HEADINGS,
+        "answer_caption": ANSWER_CAPTION,
+        "answers": [
+            (change.arm, is_significant_change(change), answer_cells(comparison, change))
+            for change in comparison.answers
+        ],
         "answer_reading": describe_answers(comparison.answers),
     }
 

@@ -40,13 +40,12 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """An interval as a drawing: places in percent of the width, and whether it excludes zero."""
+    """An interval as a drawing: places in percent of the width."""
 
     low: float
     mean: float
     high: float
     zero: float
-    decided: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +167,7 @@ def _bars(intervals: Sequence[Interval | None]) -> tuple[Bar | None, ...]:
 
 def _bar(change: Interval, start: float, span: float) -> Bar:
     low, mean, high, zero = (100 * (value - start) / span for value in (change.low, change.mean, change.high, 0.0))
-    return Bar(low=low, mean=mean, high=high, zero=zero, decided=change.excludes_zero)
+    return Bar(low=low, mean=mean, high=high, zero=zero)
 
 
 def plan_views(plans: Sequence[Plan]) -> tuple[PlanView, ...]:

@@ -11,16 +11,18 @@ from oblong.records import Change, Comparison, Interval
 from oblong.reporting.arms import SEEDS_THAT_SHOW_VARIATION, num_seeds
 from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
-from oblong.reporting.gain_reading import describe_at_gain, describe_sweep_fairness, describe_sweep_limits
-from oblong.reporting.gain_tables import gain_sections
+from oblong.reporting.gain_reading import describe_gains, describe_sweep_fairness, describe_sweep_limits
+from oblong.reporting.noise_floors import find_noise_floor, has_noise, list_noise_floors
 from oblong.reporting.relearning_tables import describe_relearning
 from oblong.reporting.sequence_reading import describe_sequence
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
+    ALL_NOISE,
     UNTOLD,
     Direction,
     changes_on,
     decide,
+    decide_from_base,
     gaps_of,
     general_corpora,
     join_names,
@@ -75,14 +77,14 @@ class Reading:
 
 def read_comparison(comparison: Comparison) -> Reading:
     """Put a Comparison into words."""
-    sections = gain_sections(comparison)
+    at_gain = describe_gains(comparison)
     statements = [
         *(_statement(Topic.SEQUENCE, text) for text in describe_sequence(comparison)[1:]),
-        *(_statement(Topic.GAIN, " ".join(describe_at_gain(comparison, section))) for section in sections[1:]),
+        *(_statement(Topic.GAIN, " ".join(paragraphs)) for paragraphs in at_gain[1:]),
         *(_statement(Topic.LEARNED, describe_changes(comparison, corpus)) for corpus in new_domains(comparison)),
         *(_statement(Topic.KEPT, describe_changes(comparison, corpus)) for corpus in general_corpora(comparison)),
         *(_statement(Topic.RELEARNED, text) for text in describe_relearning(comparison)),
-        *(() if sections else _read_ends(comparison)),
+        *(() if at_gain else _read_ends(comparison)),
         *(_statement(Topic.FAIRNESS, text) for text in describe_fairness(comparison)),
         *(_statement(Topic.LIMITS, text) for text in describe_limits(comparison)),
     ]
@@ -107,17 +109,20 @@ def describe_changes(comparison: Comparison, corpus: str) -> str:
     changes = changes_on(comparison, corpus)
     kind = "new domain" if comparison.base.corpora[corpus].new_domain else "general text"
     place = f"On {corpus} ({kind}, {_documents(comparison, corpus)})"
-    directions = {_direction(change) for change in changes}
+    directions = {decide_from_base(comparison, change) for change in changes}
     if directions == {Direction.UNDECIDED}:
         return f"{place} no arm's change of loss is distinguishable from zero."
-    if len(directions) == 1:
+    if len(directions) == 1 and Direction.BELOW_NOISE not in directions:
         verb = "improved: its loss fell" if Direction.LOWER in directions else "got worse: its loss rose"
         return f"{place} {_every_arm(changes)} {verb} by {_range(changes)} nats per token."
-    return f"{place} {'; '.join(_group(changes, direction) for direction in Direction if direction in directions)}."
+    groups = (_group(comparison, changes, direction) for direction in Direction if direction in directions)
+    return f"{place} {'; '.join(groups)}."
 
 
-def _group(changes: Sequence[Change], direction: Direction) -> str:
-    members = [change for change in changes if _direction(change) is direction]
+def _group(comparison: Comparison, changes: Sequence[Change], direction: Direction) -> str:
+    members = [change for change in changes if decide_from_base(comparison, change) is direction]
+    if direction is Direction.BELOW_NOISE:
+        return f"for {join_names(change.arm for change in members)} the change is below the noise floor"
     if direction is Direction.UNDECIDED:
         return f"for {join_names(change.arm for change in members)} the interval holds zero"
     verb = "improved" if direction is Direction.LOWER else "got worse"
@@ -158,9 +163,10 @@ def _describe_difference(comparison: Comparison, change: Change, gap: Interval) 
         Direction.HIGHER: "a higher loss",
         Direction.UNDECIDED: f"not distinguishable from zero with {_documents(comparison, change.corpus)} and "
         f"{_seeds(comparison)}",
+        Direction.BELOW_NOISE: "below the noise floor, so not worth a claim",
     }
-    alone = Direction.of(gap)
-    rest = "" if decide(change) is alone else " taken by itself, not significant among so many arms"
+    alone = Direction.of(gap, find_noise_floor(comparison, [change.corpus]))
+    rest = "" if decide(comparison, change) is alone else " taken by itself, not significant among so many arms"
     return f"on {change.corpus} {format_interval(gap)}, {meaning[alone]}{rest}"
 
 
@@ -178,10 +184,11 @@ def describe_fairness(comparison: Comparison) -> tuple[str, ...]:
 
 def _describe_gain(comparison: Comparison, corpus: str) -> str:
     changes = changes_on(comparison, corpus)
-    gaps = [change.against_control for change in changes if change.against_control is not None]
-    if not gaps:
+    floor = find_noise_floor(comparison, [corpus])
+    directions = [Direction.of(change.against_control, floor) for change in changes if change.against_control]
+    if not directions:
         return ""
-    if any(gap.excludes_zero for gap in gaps):
+    if any(direction.is_decided for direction in directions):
         final = [change.after for change in changes]
         return (
             f"The arms did not learn equally much: on {corpus} their losses ended between {min(final):.4f} and "
@@ -208,8 +215,10 @@ def _describe_budgets(rows: Sequence[CostRow]) -> str:
 def describe_limits(comparison: Comparison) -> tuple[str, ...]:
     """What the reader must not conclude."""
     if comparison.retention:
-        return (*describe_sweep_limits(comparison), _describe_seeds(comparison))
+        texts = (*describe_sweep_limits(comparison), _describe_noise(comparison), _describe_seeds(comparison))
+        return tuple(text for text in texts if text)
     texts = (
+        _describe_noise(comparison),
         _describe_diverged(cost_rows(comparison)),
         _describe_seeds(comparison),
         _describe_chance(comparison),
@@ -222,6 +231,18 @@ def describe_limits(comparison: Comparison) -> tuple[str, ...]:
 def _describe_diverged(rows: Sequence[CostRow]) -> str:
     diverged = [f"{row.arm} ({row.num_diverged} of {row.num_runs} runs)" for row in rows if row.num_diverged]
     return f"Training diverged in {join_names(diverged)}; its numbers describe a broken model." if diverged else ""
+
+
+def _describe_noise(comparison: Comparison) -> str:
+    if not comparison.noise_floors:
+        return ""
+    if not has_noise(comparison):
+        return "Evaluations of the base itself with other batch sizes agree exactly: the noise floor is zero."
+    return (
+        "Two evaluations of the base itself, with other batch sizes, differ by up to the noise floor "
+        f"({list_noise_floors(comparison)} nats per token, in 95 of 100 cases); no claim is made of a smaller "
+        "difference."
+    )
 
 
 def _describe_seeds(comparison: Comparison) -> str:
@@ -261,7 +282,7 @@ def compose_headline(comparison: Comparison) -> tuple[str, ...]:
     seeds = f"All of this rests on {_seeds(comparison)}." if num_seeds(comparison) < SEEDS_THAT_SHOW_VARIATION else ""
     way = describe_sequence(comparison)[:1]
     if comparison.retention:
-        texts = (*way, *describe_at_gain(comparison, gain_sections(comparison)[0]), seeds)
+        texts = (*way, *describe_gains(comparison)[0], seeds)
     else:
         texts = (*way, " ".join((*learned, *kept)), _headline_control(comparison), seeds)
     return tuple(text for text in texts if text)
@@ -269,10 +290,10 @@ def compose_headline(comparison: Comparison) -> tuple[str, ...]:
 
 def _count_sentence(comparison: Comparison, corpus: str, direction: Direction, verb: str) -> str:
     changes = changes_on(comparison, corpus)
-    matching = [change for change in changes if _direction(change) is direction]
-    undecided = [change for change in changes if _direction(change) is Direction.UNDECIDED]
+    directions = [decide_from_base(comparison, change) for change in changes]
+    undecided = [found for found in directions if not found.is_decided]
     rest = f"; for {len(undecided)} it cannot be told" if undecided and len(changes) > 1 else ""
-    return f"{_count(len(matching), len(changes))} {verb} {corpus}{rest}."
+    return f"{_count(directions.count(direction), len(changes))} {verb} {corpus}{rest}."
 
 
 def _count(part: int, whole: int) -> str:
@@ -297,11 +318,7 @@ def _headline_control(comparison: Comparison) -> str:
 
 
 def _headline_clause(arms: str, clause: str) -> str:
-    return f"for {arms} {clause}" if clause.startswith(UNTOLD) else f"{arms} {clause}"
-
-
-def _direction(change: Change) -> Direction:
-    return Direction.of(change.difference)
+    return f"for {arms} {clause}" if clause.startswith((UNTOLD, ALL_NOISE)) else f"{arms} {clause}"
 
 
 def _documents(comparison: Comparison, corpus: str) -> str:

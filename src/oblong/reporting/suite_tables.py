@@ -9,16 +9,24 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from oblong.records import Interval, TaskChange, TaskScore
-from oblong.reporting.formats import NOTHING, format_p_value, format_share
+from oblong.records import Comparison, Interval, TaskChange, TaskScore
+from oblong.reporting.arms import DATA_FREE_NOTE, is_data_free
+from oblong.reporting.formats import NOTHING, format_p_value, format_share, format_yes
+from oblong.reporting.table_layout import bold_if, choose_table, fold_cell, make_table
 from oblong.reporting.verdicts import join_names
 
+_ChangeRow = tuple[TaskChange, tuple[str, ...]]
+
 LEVEL: Final = 0.05
+WIDE: Final = 120  # columns
 CHANGE_HEADINGS: Final = ("accuracy", "change", "lost", "gained", "p", "adjusted")
 CHANGE_CAPTION: Final = (
-    "lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 %"
-    " interval over questions; p adjusted by Holm over the tasks of an arm"
+    "Lost: right before, wrong after; gained: wrong before, right after. Change in percentage points with its 95 % "
+    "interval over questions; p by McNemar's test, over questions where there are several seeds, adjusted by Holm over "
+    "the tasks of an arm. Bold: significant."
 )
+ANSWER_HEADINGS: Final = ("arm", "data-free", "task", *CHANGE_HEADINGS)
+ANSWER_CAPTION: Final = f"{CHANGE_CAPTION} {DATA_FREE_NOTE}"
 
 
 def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[float, float]]) -> Table:
@@ -45,18 +53,55 @@ def render_suite(suite: Mapping[str, TaskScore], intervals: Mapping[str, tuple[f
     return table
 
 
-def render_task_changes(changes: Sequence[TaskChange], *, title: str) -> Table:
-    """One row per change."""
-    several = len({change.arm for change in changes}) > 1
-    table = _make_table(title, CHANGE_CAPTION)
-    for heading in ("arm", "task") if several else ("task",):
-        table.add_column(heading, overflow="fold")
-    for heading in CHANGE_HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for change in changes:
-        names = (change.arm, change.task) if several else (change.task,)
-        table.add_row(*map(escape, (*names, *change_cells(change))))
+def render_task_changes(changes: Sequence[TaskChange], *, title: str, width: int = WIDE) -> Table:
+    """One row per task of one model; where there is not the room, intervals stand under their means."""
+    rows = [(change, (change.task, *change_cells(change))) for change in changes]
+    return _choose_changes(title, ("task", *CHANGE_HEADINGS), rows, CHANGE_CAPTION, width)
+
+
+def render_answers(comparison: Comparison, *, width: int = WIDE) -> Table:
+    """One row per arm and task of a Comparison."""
+    rows = [(change, answer_cells(comparison, change)) for change in comparison.answers]
+    return _choose_changes("Answers to questions, before and after", ANSWER_HEADINGS, rows, ANSWER_CAPTION, width)
+
+
+def answer_cells(comparison: Comparison, change: TaskChange) -> tuple[str, ...]:
+    """The texts under ANSWER_HEADINGS."""
+    return (change.arm, format_yes(is_data_free(comparison, change.arm)), change.task, *change_cells(change))
+
+
+def is_significant_change(change: TaskChange) -> bool:
+    """Whether the change of accuracy is more than chance, after the correction where there is one."""
+    return (change.p_value if change.adjusted_p_value is None else change.adjusted_p_value) < LEVEL
+
+
+def _choose_changes(title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, width: int) -> Table:
+    wide = (_render_changes(title, headings, rows, caption, gap=gap) for gap in (3, 2))
+    return choose_table((*wide, _render_folded(title, headings, rows, caption)), width)
+
+
+def _render_changes(
+    title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str, *, gap: int
+) -> Table:
+    table = make_table(escape(title), headings, caption, gap=gap)
+    table.columns[headings.index("task")].justify = "left"
+    for change, texts in rows:
+        cells = dict(zip(headings, map(escape, texts), strict=True))
+        cells["change"] = bold_if(cells["change"], is_significant_change(change))
+        table.add_row(*cells.values())
     return table
+
+
+def _render_folded(title: str, headings: Sequence[str], rows: Sequence[_ChangeRow], caption: str) -> Table:
+    """Intervals under their means, and of two p-values the one that decides."""
+    kept = [heading for heading in headings if heading != "adjusted"]
+    shown: list[_ChangeRow] = []
+    for change, texts in rows:
+        cells = dict(zip(headings, map(fold_cell, texts), strict=True))
+        if change.adjusted_p_value is not None:
+            cells["p"] = cells["adjusted"]
+        shown.append((change, tuple(cells[heading] for heading in kept)))
+    return _render_changes(title, kept, shown, caption, gap=1)
 
 
 def change_cells(change: TaskChange) -> tuple[str, ...]:

@@ -42,6 +42,11 @@ def choose_table(candidates: Iterable[Table], width: int) -> Table:
     return table
 
 
+def fold_cell(text: str) -> str:
+    """A cell for a narrow table: an interval stands under its mean, and what came after under what was before."""
+    return text.replace(" [", "\n[").replace("→ ", "→\n")
+
+
 def bold_if(text: str, condition: bool) -> str:
     """Rich markup."""
     return f"[bold]{text}[/bold]" if condition else text

@@ -11,7 +11,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oblong.errors import RecipeError
 from oblong.methods import METHODS, SELF_GENERATED
-from oblong.methods.recipe_fields import AnchorField, MethodField, explain_missing_anchor, takes_anchor
+from oblong.methods.recipe_fields import (
+    AnchorField,
+    MethodField,
+    explain_missing_anchor,
+    explain_unkept_modules,
+    takes_anchor,
+)
 from oblong.records.base import Part
 from oblong.records.recipe import describe_recipe_errors, load_recipe_data
 from oblong.tuning.adapters.recipe import AdapterRecipe, explain_conflict
@@ -111,12 +117,8 @@ class TuneRecipe(Part):
     def _check_method_fits(self) -> Self:
         if (missing := explain_missing_anchor(self.method, self.anchor)) is not None:
             raise ValueError(missing)
-        spec = None if self.method is None else METHODS[self.method.name]
-        if spec is not None and spec.adds_modules:
-            raise ValueError(
-                f"method {spec.name} adds modules to the model, which a delta checkpoint cannot hold: "
-                "use it with oblong.methods.MethodTrainer"
-            )
+        if (unkept := explain_unkept_modules(self.method)) is not None:
+            raise ValueError(unkept)
         return self
 
     @property

@@ -82,3 +82,5 @@ def test_a_finished_run_in_one_line() -> None:
     assert describe_outcome(job, make_done(-0.25)) == "ewc, lr 1e-04, seed 2: new -0.250, kept +0.010"
     assert describe_outcome(job, make_done(-0.25, None)) == "ewc, lr 1e-04, seed 2: new -0.250"
     assert describe_outcome(make_job("base", None, 0), WAITING) == "base"
+    diverged = make_done(0.5).model_copy(update={"detail": "diverged"})
+    assert describe_outcome(job, diverged) == "ewc, lr 1e-04, seed 2: new +0.500, kept +0.010 (diverged)"

@@ -112,6 +112,8 @@ def test_the_rank_is_the_arm_s_own_or_by_its_budget_or_by_the_comparison_s(tmp_p
         ({"adapter": "full", "budget": "1M"}, {}, "a budget sets the rank of lora; full has none"),
         ({"adapter": "lora", "method": "l2_sp"}, {}, r"arms\.it: method l2_sp works on the model's weights"),
         ({"adapter": "lora"}, {"method": "l2_sp"}, r"arms\.it: method l2_sp works on the model's weights"),
+        ({"method": "information_bottleneck"}, {}, r"arms\.it: .* adds modules to the model, which a delta checkpoint"),
+        ({"method": "ewc"}, {}, "the method of it needs, for example `anchor: self_generated`"),
         ({}, {"adapter": "lora"}, "train: adapter is given by the comparison itself"),
     ],
 )

@@ -89,7 +89,7 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda f: {"arms": {"plain": {**PLAIN, "method": "expert_gate"}}}, "expert_gate adds modules to the model"),
     (
         lambda f: {"arms": {"plain": {**PLAIN, "method": "information_bottleneck"}}},
-        "arms.plain.method: information_bottleneck adds modules to the model, which a delta checkpoint cannot hold",
+        "arms.plain: method information_bottleneck adds modules to the model, which a delta checkpoint cannot hold",
     ),
 ]
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from oblong.errors import MethodError
-from oblong.methods.null_space import NullSpace, compute_damping, find_linear_layers, measure_input_covariances
+from oblong.methods.damped_updates import find_linear_layers
+from oblong.methods.null_space import NullSpace, compute_damping, measure_input_covariances
 from oblong.methods.options import NullSpaceOptions
 from oblong.methods.protocol import Training
 from tests.method_builders import draw_blocks, make_llama, make_trainer, make_training

@@ -160,7 +160,7 @@ def test_a_budget_smaller_than_the_smallest_tensor_names_both_numbers() -> None:
 
 def test_a_scan_without_candidates_is_refused() -> None:
     norm = make_unit("norm", role="norm", shape=(20,), kappa=None, status=Status.VECTOR)
-    with pytest.raises(SelectionError, match="no eligible tensor; --include-ineligible"):
+    with pytest.raises(SelectionError, match="no eligible tensor; `oblong plan --include-ineligible`"):
         plan_with(make_scan([norm]), "1")
     with pytest.raises(SelectionError, match="no kappa, so not ranked"):
         plan_with(make_scan([norm]), "1", include_ineligible=True)

@@ -162,7 +162,7 @@ class TestNotebook:
         comparison = make_demo_comparison(scan)
         rows = TableReader(comparison._repr_html_()).rows
         assert len(rows) == 1 + len(comparison.changes)
-        assert rows[1][:2] == [comparison.changes[0].arm, comparison.changes[0].corpus]
+        assert rows[1][:3] == [comparison.changes[0].arm, "-", comparison.changes[0].corpus]
 
     def test_names_from_a_file_cannot_become_markup(self) -> None:
         evil = "<script>alert(1)</script>"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from oblong.records import Comparison, Reach
-from oblong.reporting.gain_reading import describe_at_gain
-from oblong.reporting.gain_tables import gain_captions, gain_sections, render_gains
+from oblong.reporting.gain_reading import describe_gains
+from oblong.reporting.gain_tables import gain_caption, gain_sections, render_gains
 from oblong.reporting.reading import Topic, read_comparison
 from tests.report_builders import CONTROL, make_demo_comparison
 from tests.sweep_builders import SweptArm, make_many_arms, make_sweep
 
 
 def describe_first(comparison: Comparison) -> tuple[str, ...]:
-    return describe_at_gain(comparison, gain_sections(comparison)[0])
+    return describe_gains(comparison)[0]
 
 
 def test_the_headline_is_what_was_found_at_the_same_gain() -> None:
@@ -50,8 +50,14 @@ def test_a_control_that_learned_nothing_or_too_little_ends_the_comparison() -> N
     assert describe_first(make_sweep(gain=None)) == (
         "random, the control, learned nothing, so there is no gain at which to compare forgetting.",
     )
-    (text,) = describe_first(make_sweep({"A": SweptArm(cost=0.1), CONTROL: SweptArm(cost=0.2, reach=Reach.UNSURE)}))
-    assert "nothing can be compared on english prose and python code" in text
+    comparison = make_sweep({"A": SweptArm(cost=0.1), CONTROL: SweptArm(cost=0.2, reach=Reach.UNSURE)})
+    assert describe_gains(comparison) == (
+        (
+            "At a gain of 0.3600 nats per token on german help, nothing can be compared on english prose and python "
+            "code, pooled (each weighs the same); english prose; python code: random, the control, is there too close "
+            "to the end of its curves.",
+        ),
+    )
 
 
 def test_a_best_rate_at_the_edge_is_a_warning() -> None:
@@ -114,6 +120,8 @@ def test_forgetting_by_divergence_is_called_so_everywhere() -> None:
     assert len(by_divergence) == 3
     by_loss, by_kl = render_gains(comparison)
     assert "by divergence from the base" in str(by_kl.title)
-    assert "KL(base || model)" in str(by_kl.caption)
-    assert "rise of the loss" in str(by_loss.caption)
-    assert len(gain_captions(comparison)) == 2
+    assert by_kl.caption == "Forgetting: KL(base || model); the rest as above."
+    assert "Forgetting: rise of the loss, nats per token" in str(by_loss.caption)
+    on_page = gain_caption(comparison, gain_sections(comparison))
+    assert on_page.startswith("Forgetting: rise of the loss or, by divergence, KL(base || model), nats per token")
+    assert on_page.count("The control is random.") == 1

@@ -85,7 +85,6 @@ class TestOutcomeBars:
             (0.0, 20.0, 40.0, 100.0), abs=100 * REPORT_ARITHMETIC
         )
         assert (second.low, second.mean, second.high) == pytest.approx((60.0, 80.0, 100.0), rel=REPORT_ARITHMETIC)
-        assert (first.decided, second.decided) == (True, False)
 
     def test_no_change_at_all_is_no_division_by_zero(self) -> None:
         comparison = make_comparison({"random": {NEW_DOMAIN: 0.0, "prose": 0.0}}, half_widths={NEW_DOMAIN: 0.0})

@@ -7,14 +7,17 @@ from rich.console import Console
 from oblong.evaluation.task_changes import compute_task_changes
 from oblong.records import TaskChange
 from oblong.reporting.suite_tables import (
+    answer_cells,
     change_cells,
     describe_answers,
     describe_task_changes,
+    render_answers,
     render_suite,
     render_task_changes,
 )
 from tests.report_builders import make_interval
 from tests.suite_builders import make_task_score
+from tests.sweep_builders import SweptArm, make_sweep
 
 LOST = TaskChange(
     arm="tuned",
@@ -91,5 +94,20 @@ def test_tables_show_every_task() -> None:
     text = print_to_text(render_task_changes(changes, title="before and after"))
     assert "all tasks" in text
     assert "no change" in text
-    assert " same " not in text  # one arm needs no column
-    assert "other" in print_to_text(render_task_changes([LOST, LOST.model_copy(update={"arm": "other"})], title="x"))
+    assert " same " not in text  # one model needs no column
+
+
+def test_in_a_comparison_every_row_says_whether_its_arm_is_data_free() -> None:
+    changes = (LOST.model_copy(update={"arm": "ewc"}), LOST.model_copy(update={"arm": "random"}))
+    comparison = make_sweep({"ewc": SweptArm(cost=0.1), "random": SweptArm(cost=0.2)}).model_copy(
+        update={"answers": changes, "data_free": {"ewc": False, "random": True}}
+    )
+    assert [answer_cells(comparison, change)[:3] for change in changes] == [
+        ("ewc", "no", "cities"),
+        ("random", "yes", "cities"),
+    ]
+    wide = print_to_text(render_answers(comparison, width=120))
+    assert "-15.0 [-25.0, -5.0]" in wide
+    narrow = print_to_text(render_answers(comparison, width=72))
+    assert max(len(line) for line in narrow.split("Lost:")[0].splitlines()) <= 72
+    assert all(word in narrow for word in ("free", "[-25.0, -5.0]", "0.008"))
