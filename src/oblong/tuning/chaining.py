@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from oblong.checkpoints.delta import Delta
-from oblong.errors import CorruptCheckpointError, PlanMismatchError, UserError
+from oblong.errors import PlanMismatchError, RecordError, UserError
 from oblong.methods.protocol import Method, State
 from oblong.records import Plan, Run, RunStatus
 from oblong.records.base import explain_write_errors
@@ -84,7 +84,7 @@ def read_memory(folder: Path) -> State:
 
     Raises:
         UserError: nothing was kept.
-        CorruptCheckpointError: the file cannot be read.
+        RecordError: the file cannot be read.
     """
     file = folder / MEMORY_FILE
     if not file.exists():
@@ -94,7 +94,9 @@ def read_memory(folder: Path) -> State:
     try:
         state: State = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have errors of their own for a broken file
-        raise CorruptCheckpointError(file, f"cannot be read: {type(error).__name__}") from error
+        raise RecordError(
+            file, f"cannot be read ({type(error).__name__}): repeat the run that it belongs to"
+        ) from error
     return state
 
 
