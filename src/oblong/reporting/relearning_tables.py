@@ -41,9 +41,9 @@ def relearning_cells(entry: RelearnedText) -> tuple[str, ...]:
 
 def relearning_caption(comparison: Comparison) -> str:
     """How to read the table."""
-    steps = max((entry.steps for entry in comparison.relearning), default=0)
+    steps = _count_steps(max((entry.steps for entry in comparison.relearning), default=0))
     return (
-        f"Loss minus the base's, nats per token: forgotten, as trained; remaining, after {steps} steps on old text by "
+        f"Loss minus the base's, nats per token: forgotten, as trained; remaining, after {steps} on old text by "
         "both. Came back: share of what was forgotten, where that can be told from zero. Minus control: of what "
         "remains. [ ] are 95 % bootstrap intervals."
     )
@@ -82,6 +82,10 @@ def _describe(text: str, entries: tuple[RelearnedText, ...]) -> str:
     shares = join_names(f"{entry.arm} {format_share(entry.returned)}" for entry in forgot)
     rest = f" For {join_names(others)} no forgetting can be told from zero." if others else ""
     return (
-        f"Of what was forgotten of {text}, {forgot[0].steps} steps on old text bring back: {shares}. What comes back "
+        f"Of what was forgotten of {text}, {_count_steps(forgot[0].steps)} on old text bring back: {shares}. What comes back "
         f"so soon was not gone (spurious forgetting).{rest}"
     )
+
+
+def _count_steps(count: int) -> str:
+    return f"{count} step{'' if count == 1 else 's'}"
