@@ -81,8 +81,9 @@ def _describe(text: str, entries: tuple[RelearnedText, ...]) -> str:
         return f"No arm has demonstrably forgotten {text}, so relearning it says nothing."
     shares = join_names(f"{entry.arm} {format_share(entry.returned)}" for entry in forgot)
     rest = f" For {join_names(others)} no forgetting can be told from zero." if others else ""
+    steps = _count_steps(forgot[0].steps)
     return (
-        f"Of what was forgotten of {text}, {_count_steps(forgot[0].steps)} on old text bring back: {shares}. What comes back "
+        f"Of what was forgotten of {text}, {steps} on old text bring back: {shares}. What comes back "
         f"so soon was not gone (spurious forgetting).{rest}"
     )
 
