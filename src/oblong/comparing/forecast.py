@@ -126,8 +126,9 @@ def find_scan(recipe: CompareRecipe) -> Scan | None:
 
 def count_steps(recipe: CompareRecipe) -> int | None:
     """Steps of a run over all its tasks; None where epochs are given."""
-    steps = [train.get("steps") for train in recipe.list_trainings()]
-    return None if None in steps else sum(steps)
+    trainings = recipe.list_trainings()
+    steps = [int(train["steps"]) for train in trainings if train.get("steps") is not None]
+    return sum(steps) if len(steps) == len(trainings) else None
 
 
 def count_relearning_steps(recipe: CompareRecipe) -> int:

@@ -15,6 +15,7 @@ from oblong.comparing.forecast import forecast_comparison
 from oblong.comparing.recipe import CompareRecipe, build_compare_recipe, read_compare_recipe
 from oblong.errors import DataError, RecipeError
 from oblong.recipes import recipe_path
+from oblong.scanning import scan
 from tests.sequence_builders import PLAIN, make_sequence_data, make_task
 
 
@@ -125,6 +126,19 @@ def test_the_forecast_counts_all_tasks_and_the_relearning(folder: Path) -> None:
     assert forecast.tokens_per_run == 7 * 2 * 32
     # after the first task; after the last, and the base beside it; the two models after relearning
     assert forecast.evaluations_per_run == 1 + 2 + 2
+
+
+def test_every_arm_of_a_sequence_is_timed_on_its_first_task(folder: Path) -> None:
+    relearn = {"data": {"source": str(folder / "old.jsonl"), "skip": 3}, "steps": 5}
+    recipe = build(folder, relearn=relearn)
+    scan(recipe.model, output=Path(recipe.output) / "scan.jsonl")
+    forecast = forecast_comparison(recipe)
+    assert [arm.arm for arm in forecast.arms] == ["plain", "ewc"]
+    for arm in forecast.arms:
+        # two tasks, each with its start; seven steps and ten of relearning
+        assert arm.seconds_per_run is not None
+        assert arm.seconds_per_run > 2 * arm.seconds_before + (7 + 10) * arm.seconds_per_step
+    assert [arm.data_free for arm in forecast.arms] == [True, False]
 
 
 def test_a_text_on_the_command_line_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
