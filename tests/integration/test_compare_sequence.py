@@ -41,7 +41,7 @@ def kill_after_the_first_task(recipe: Path, output: Path) -> None:
         [sys.executable, "-m", "oblong", "compare", str(recipe)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
-    while not list(output.rglob("tasks/1/evaluation.json")):
+    while not list(output.glob("*/seed-*/tasks/1/evaluation.json")):
         assert process.poll() is None, "the comparison ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
