@@ -79,7 +79,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     utterances = read_manifest(options.manifest)
-    utterances = tuple(random.Random(0).sample(utterances, min(options.limit, len(utterances))))
+    utterances = random.Random(0).sample(utterances, min(options.limit, len(utterances)))
     lang = utterances[0].lang
     clips = [Clip(samples=load_audio(item.audio), lang=lang) for item in utterances]
     audio_seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE

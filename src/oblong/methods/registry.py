@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from oblong.methods.protocol import Method
 
 
+class InSpeech(StrEnum):
+    """What a method acts on while a language model learns to hear."""
+
+    TENSORS = "tensors"  # the language model's tensors, gradients and steps, with old text beside them
+    REPLAY = "replay"  # batches that old text is added to
+    COMPARISON = "comparison"  # predictions beside the base's: of old text, without an anchor of the transcripts
+    TRANSCRIPTS = "transcripts"  # the tokens of the transcripts that are learned
+    NOTHING = "nothing"  # it does not go with speech
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodSpec:
     """One row of the registry.
@@ -31,8 +42,8 @@ class MethodSpec:
         summary: one line for tables.
         needs_anchor: it cannot do without old data.
         on_outputs: it acts on batches, predictions and losses alone, whatever parameters train.
-        text_only: it changes or reads the batches, predictions or optimizer of a training on text, which a speech
-            training does not have; the others act on tensors, their gradients and old data alone.
+        in_speech: what it acts on in a speech training.
+        not_in_speech: why it does not go with speech; empty where it does.
         can_use_anchor: it works without, and does more with it.
         measures_anchor: it reads all of the old data through, once, before training.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
@@ -45,7 +56,8 @@ class MethodSpec:
     summary: str
     needs_anchor: bool = False
     on_outputs: bool = False
-    text_only: bool = False
+    in_speech: InSpeech = InSpeech.TENSORS
+    not_in_speech: str = ""
     can_use_anchor: bool = False
     measures_anchor: bool = False
     may_leave_unmoved: bool = False
@@ -98,21 +110,21 @@ _SPECS: Final = (
         summary="old blocks beside the new ones",
         needs_anchor=True,
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.REPLAY,
     ),
     MethodSpec(
         options=opt.KlToBaseOptions,
         code="kl_to_base:KlToBase",
         summary="KL divergence to the base's predictions on the new data",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.COMPARISON,
     ),
     MethodSpec(
         options=opt.LwfOptions,
         code="lwf:LearningWithoutForgetting",
         summary="distillation from the base, softened, on the new data",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.COMPARISON,
     ),
     MethodSpec(
         options=opt.GemOptions,
@@ -136,7 +148,9 @@ _SPECS: Final = (
         options=opt.ClasspOptions,
         code="classp:ClasspMethod",
         summary="an optimizer that moves weights with large gradients only, less the more they have moved",
-        text_only=True,
+        in_speech=InSpeech.NOTHING,
+        not_in_speech="is the optimizer of all that trains, and the adaptor, which is new, needs AdamW: take mofo, "
+        "which also moves few weights, or l2_sp, which also holds back what has moved",
         can_use_anchor=True,
         may_leave_unmoved=True,
     ),
@@ -172,7 +186,9 @@ _SPECS: Final = (
         options=opt.InformationBottleneckOptions,
         code="information_bottleneck:InformationBottleneck",
         summary="a noisy channel before the output layer, its rate as a penalty",
-        text_only=True,
+        in_speech=InSpeech.NOTHING,
+        not_in_speech="adds a module to the language model, and a speech delta holds tensors of the adaptor and the "
+        "language model alone: take kl_to_base or eaft, which also act on predictions",
         adds_modules=True,
     ),
     MethodSpec(
@@ -180,28 +196,28 @@ _SPECS: Final = (
         code="mask_the_target:MaskTheTarget",
         summary="KL divergence to the base over all tokens but the right one",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.COMPARISON,
     ),
     MethodSpec(
         options=opt.EaftOptions,
         code="eaft:EntropyAdaptive",
         summary="tokens weighted by the entropy of the prediction",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.TRANSCRIPTS,
     ),
     MethodSpec(
         options=opt.FlowOptions,
         code="flow:Flow",
         summary="samples that the base finds hard weigh less",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.TRANSCRIPTS,
     ),
     MethodSpec(
         options=opt.StmOptions,
         code="stm:SelectiveTokenMasking",
         summary="tokens that surprise the base are not learned",
         on_outputs=True,
-        text_only=True,
+        in_speech=InSpeech.TRANSCRIPTS,
     ),
     MethodSpec(
         options=opt.MofoOptions,

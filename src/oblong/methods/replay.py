@@ -42,14 +42,26 @@ class ExperienceReplay(Method):
 
     def extend_batches(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """The new micro-batches with old blocks appended to them, spread evenly."""
-        counts = [self._count_old(len(batch["input_ids"])) for batch in batches]
+        blocks = self.draw_blocks([len(batch["input_ids"]) for batch in batches])
+        if not any(map(len, blocks)):
+            return batches
+        return [append_blocks(batch, old_NT) for batch, old_NT in zip(batches, blocks, strict=True)]
+
+    def draw_blocks(self, nums_new: Sequence[int]) -> Sequence[Tensor]:
+        """The old blocks of one step, for a training that does not take them as rows of its batches.
+
+        Args:
+            nums_new: new sequences of each micro-batch.
+
+        Returns:
+            For each micro-batch num_old x sequence_length token ids, int64.
+        """
+        counts = [self._count_old(num_new) for num_new in nums_new]
         self._step += 1
         if not sum(counts):
-            return batches
+            return [torch.empty(0, 0, dtype=torch.int64)] * len(counts)
         drawn_NT = self._training.old_data.draw(sum(counts), seed=self._training.seed, step=self._step)
-        return [
-            append_blocks(batch, old_NT) for batch, old_NT in zip(batches, torch.split(drawn_NT, counts), strict=True)
-        ]
+        return torch.split(drawn_NT, counts)
 
     def state_dict(self) -> dict[str, int]:
         """How far the stream has come."""

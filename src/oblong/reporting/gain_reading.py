@@ -14,6 +14,12 @@ from oblong.reporting.verdicts import Direction, join_names, new_domains
 MOST_WITH_NUMBERS: Final = 4  # arms without a significant difference; of more, the table has the numbers
 
 
+IMPROVED: Final = (
+    "By this measure no arm has forgotten anything: every arm's loss fell, and they differ in how far it fell, which "
+    "is no loss of what the base knew."
+)
+
+
 def describe_gains(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
     """The paragraphs of each retention text, pooled first; texts that cannot be compared share one sentence."""
     sections = gain_sections(comparison)
@@ -55,10 +61,13 @@ def describe_at_gain(comparison: Comparison, section: GainSection, *, gain_is_na
     control = comparison.control
     rivals = [row for row in section.rows if not row.is_control]
     compared = [row for row in rivals if row.difference is not None]
+    improved = _all_improved(section)
+    verb, lower, higher = ("improve", "more", "less") if improved else ("forget", "less", "more")
     decided = (
         _describe_control(comparison, section, gain_is_named=gain_is_named),
-        _describe_decided(compared, Direction.LOWER, f"significantly less than {control}"),
-        _describe_decided(compared, Direction.HIGHER, f"significantly more than {control}"),
+        IMPROVED if improved else "",
+        _describe_decided(compared, Direction.LOWER, verb, f"significantly {lower} than {control}"),
+        _describe_decided(compared, Direction.HIGHER, verb, f"significantly {higher} than {control}"),
     )
     rest = (
         _describe_hidden(compared, control),
@@ -82,11 +91,17 @@ def _describe_control(comparison: Comparison, section: GainSection, *, gain_is_n
     return f"{opening}, {comparison.control} has forgotten {format_interval(forgotten)} of {place}{note}."
 
 
-def _describe_decided(rows: Sequence[GainRow], direction: Direction, how: str) -> str:
+def _all_improved(section: GainSection) -> bool:
+    """Whether every arm predicts the old text better than the base: then they differ in what they add to it."""
+    forgotten = [row.forgetting for row in section.rows if row.forgetting is not None]
+    return section.measure != "kl" and all(interval.mean < 0 for interval in forgotten)
+
+
+def _describe_decided(rows: Sequence[GainRow], direction: Direction, verb: str, how: str) -> str:
     found = [row for row in rows if row.direction is direction]
     if not found:
-        return f"No arm forgets {how}." if rows else ""
-    return f"{_list(found)} {'forgets' if len(found) == 1 else 'forget'} {how}."
+        return f"No arm {verb}s {how}." if rows else ""
+    return f"{_list(found)} {verb}{'s' if len(found) == 1 else ''} {how}."
 
 
 def _describe_undecided(rows: Sequence[GainRow], control: str) -> str:

@@ -74,15 +74,20 @@ def test_where_the_output_factor_is_the_identity_it_is_the_null_space() -> None:
     torch.testing.assert_close(basis.damp(update, 10.0), update / (1 + 10 * torch.tensor([4.0, 1.0, 0.25])))
 
 
+@torch.no_grad()
+def predict(model: Any) -> Tensor:
+    """Log-probabilities on the old blocks."""
+    return torch.log_softmax(model.eval()(input_ids=BLOCKS).logits, -1)
+
+
 def measure_divergence(tmp_path: Path, method: Method) -> float:
     """KL(base || tuned) on the old blocks per squared length of the update."""
     model = make_llama()
     before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
-    with torch.no_grad():
-        base = torch.log_softmax(model.eval()(input_ids=BLOCKS).logits, -1)
+    base = predict(model)
     make_trainer(tmp_path, model, method).train()
+    tuned = predict(model)
     with torch.no_grad():
-        tuned = torch.log_softmax(model.eval()(input_ids=BLOCKS).logits, -1)
         moved = sum(((model.get_parameter(name) - value) ** 2).sum() for name, value in before.items())
     divergence = (base.exp() * (base - tuned)).sum(-1).mean()
     return float(divergence / moved)
@@ -99,7 +104,8 @@ def test_the_base_diverges_less_for_the_same_length_of_update(tmp_path: Path) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_stored_weights_keep_their_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
-    model = make_llama().to(dtype)
+    model: Any = make_llama()
+    model.to(dtype)
     make_trainer(tmp_path, model, KfacDamping(KfacDampingOptions())).train()
     assert model.get_parameter(DOWN).dtype == dtype
     assert model.get_parameter(DOWN).isfinite().all()

@@ -14,6 +14,7 @@ from oblong.errors import RecipeError
 from oblong.methods import METHODS, build_method, parse_method
 from oblong.methods.options import EwcOptions, L2SpOptions
 from oblong.methods.protocol import Method, Sizes
+from oblong.methods.registry import InSpeech
 from oblong.recipes import recipe_path
 from oblong.tuning.recipe import TuneRecipe, build_recipe
 
@@ -120,6 +121,24 @@ def test_the_reference_lists_every_method_once_and_no_other() -> None:
     table = page.partition("| `name` |")[2].partition("\n\n")[0]
     listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(listed) == sorted(METHODS)
+
+
+def test_the_reference_says_what_each_method_acts_on_in_speech() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/methods.md").read_text(encoding="utf-8")
+    table = page.partition("| `name` |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
+    words = {
+        InSpeech.TENSORS: "yes",
+        InSpeech.REPLAY: "old text beside it",
+        InSpeech.COMPARISON: "old text, or transcripts",
+        InSpeech.TRANSCRIPTS: "transcripts",
+        InSpeech.NOTHING: "no",
+    }
+    said = {cells[0].strip("`"): cells[-1].partition(":")[0] for cells in rows}
+    assert said == {name: words[spec.in_speech] for name, spec in METHODS.items()}
+    assert {name for name, spec in METHODS.items() if spec.not_in_speech} == {
+        name for name, spec in METHODS.items() if spec.in_speech is InSpeech.NOTHING
+    }
 
 
 def test_the_command_line_names_a_method_and_its_old_data() -> None:

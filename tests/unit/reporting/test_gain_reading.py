@@ -27,8 +27,20 @@ def test_the_headline_is_what_was_found_at_the_same_gain() -> None:
 
 
 def test_a_control_that_forgot_less_than_nothing_is_explained() -> None:
-    (text, *_) = describe_first(make_sweep({CONTROL: SweptArm(cost=-0.2)}))
-    assert text.endswith("of english prose and python code (each weighs the same) (below zero: its loss fell).")
+    (text, *_) = describe_first(make_sweep({"A": SweptArm(cost=0.1), CONTROL: SweptArm(cost=-0.2)}))
+    assert "of english prose and python code (each weighs the same) (below zero: its loss fell). No arm forgets" in text
+
+
+def test_where_nothing_is_forgotten_arms_differ_in_what_they_gain() -> None:
+    arms = {
+        "A": SweptArm(cost=-0.3, p_value=0.01),
+        "B": SweptArm(cost=-0.1, p_value=0.01),
+        CONTROL: SweptArm(cost=-0.2),
+    }
+    (text, *_) = describe_first(make_sweep(arms))
+    assert "By this measure no arm has forgotten anything" in text
+    assert "A (-0.0097, p = 0.01) improves significantly more than random." in text
+    assert "B (+0.0097, p = 0.01) improves significantly less than random." in text
 
 
 def test_nobody_is_favoured() -> None:

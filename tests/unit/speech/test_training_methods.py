@@ -14,14 +14,25 @@ from safetensors.torch import load_file
 from oblong.errors import MethodError, UserError
 from oblong.methods import METHODS, build_method, parse_method
 from oblong.methods.protocol import Method
+from oblong.methods.registry import InSpeech
 from oblong.models.causal_lm import load_causal_lm
-from oblong.records import SpeechRun, SpeechRunStatus
-from oblong.speech.training import SpeechProgress, SpeechTrainRecipe, train_speech
+from oblong.records import SpeechRunStatus
+from oblong.speech.training import train_speech
 from oblong.speech.training.method_fit import SPEECH_METHODS, refuse_processes
-from tests.training_builders import make_data, make_recipe
+from tests.held_builders import (
+    Kill,
+    assert_same,
+    kill_and_resume,
+    kill_at_third_step,
+    make_held,
+    make_plain,
+    make_short,
+    read_all,
+    read_trained,
+)
+from tests.training_builders import make_recipe
 from tests.tuning_builders import SELECTED
 
-ANCHOR = {"sources": "self_generated", "blocks": 4}
 TEXT_HOOKS = ("extend_batches", "compute_extra_loss", "build_optimizer")
 ACTIVE: list[dict[str, Any]] = [
     {"name": "l2_sp", "strength": 20.0},
@@ -29,6 +40,7 @@ ACTIVE: list[dict[str, Any]] = [
     {"name": "mas", "strength": 20.0},
     {"name": "si", "strength": 20.0, "warmup_steps": 2},
     {"name": "null_space", "strength": 100.0},
+    {"name": "kfac_damping", "strength": 100.0},
     {"name": "subspace_projection", "strength": 0.5},
     {"name": "svb", "strength": 1.0, "epsilon": 1e-4, "every": 2},
     {"name": "eigenvalue_decay", "strength": 1.0},
@@ -39,54 +51,35 @@ ACTIVE: list[dict[str, Any]] = [
     {"name": "packnet", "strength": 0.5, "retrain_steps": 1},
     {"name": "gem", "blocks": 2},
     {"name": "a_gem", "blocks": 2},
+    {"name": "replay", "strength": 0.5},
+    {"name": "kl_to_base", "strength": 20.0},
+    {"name": "lwf", "strength": 20.0},
+    {"name": "mask_the_target", "strength": 20.0},
+    {"name": "eaft", "strength": 1.0},
+    {"name": "flow", "strength": 1.0},
+    {"name": "stm", "strength": 0.5},
 ]
 
 ACTING_ON_CONFLICT = ("gem", "a_gem")
 # With a state that is measured, drawn, counted or accumulated, or weights that differ from the masters.
-RESUMED = ("ewc", "si", "null_space", "half_fine_tuning", "packnet", "wise_ft", "gem")
+RESUMED = (
+    "ewc",
+    "si",
+    "null_space",
+    "half_fine_tuning",
+    "packnet",
+    "wise_ft",
+    "gem",
+    "replay",
+    "kl_to_base",
+    "flow",
+    "stm",
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, the adaptor of a finished stage A, and a plain stage B from it."""
-    folder = make_data(tmp_path_factory.mktemp("methods"))
-    align = {"max_steps": 2, "gate": None}
-    train_speech(make_short(folder, "plain", align=align))
-    return folder
-
-
-def make_short(folder: Path, name: str, *, align: dict[str, Any], **adapt: Any) -> SpeechTrainRecipe:
-    """Four steps of stage B, evaluated before and after on two utterances."""
-    speech = str(folder / "speech.jsonl")
-    return make_recipe(
-        folder,
-        align=align,
-        adapt={"arm": {"plan": str(folder / "plan.yaml")}, "steps": 4, "learning_rate": 1e-3} | adapt,
-        data={"train": speech, "evaluate": {"tones": speech}, "limits": {"evaluate": 2}},
-        probe_utterances=2,
-        evaluate_every=4,
-        output=str(folder / name),
-    )
-
-
-def make_held(folder: Path, method: dict[str, Any], name: str) -> SpeechTrainRecipe:
-    """A stage B with a method, from the same adaptor as the plain run."""
-    anchor = ANCHOR if METHODS[method["name"]].uses_anchor else None
-    align = {"start_from": str(folder / "plain")}
-    return make_short(folder, name, align=align, method=method, anchor=anchor, sequence_length=16)
-
-
-def read_trained(folder: Path, name: str, delta: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(folder / name / delta / "trained.safetensors")
-
-
-def read_all(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return {**read_trained(folder, name), **load_file(folder / name / "last" / "adaptor.safetensors")}
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    return make_plain(tmp_path_factory.mktemp("methods"))
 
 
 def list_text_hooks(name: str) -> list[str]:
@@ -96,7 +89,7 @@ def list_text_hooks(name: str) -> list[str]:
 
 def test_the_registry_says_which_methods_hook_into_text_batches() -> None:
     assert {name: bool(list_text_hooks(name)) for name in METHODS} == {
-        name: spec.text_only for name, spec in METHODS.items()
+        name: spec.in_speech is not InSpeech.TENSORS for name, spec in METHODS.items()
     }
 
 
@@ -121,23 +114,6 @@ def test_a_method_changes_what_is_learned_and_resumes_to_the_same_bits(folder: P
         kill_and_resume(make_held(folder, method, f"killed-{name}"))
         assert_same(read_all(folder, f"killed-{name}"), read_all(folder, name))
         assert_same(read_trained(folder, f"killed-{name}", "best"), read_trained(folder, name, "best"))
-
-
-class Kill(BaseException):
-    """As if the process had been killed."""
-
-
-def kill_at_third_step(progress: SpeechProgress) -> None:
-    if (progress.activity, progress.done) == ("training", 3):
-        raise Kill
-
-
-def kill_and_resume(recipe: SpeechTrainRecipe) -> SpeechRun:
-    """Kill the run at its third step, one after a checkpoint."""
-
-    with pytest.raises(Kill):
-        train_speech(recipe, on_progress=kill_at_third_step)
-    return train_speech(recipe)
 
 
 def measure_old_drift(folder: Path, name: str) -> float:
@@ -186,11 +162,13 @@ def test_the_record_names_the_method(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("adapt", "expected"),
     [
-        ({"method": "kl_to_base"}, "not defined for speech: take one of plain, l2_sp, ewc"),
-        ({"method": "classp"}, "brings its own optimizer"),
+        ({"method": "classp"}, "is the optimizer of all that trains"),
+        ({"method": "information_bottleneck"}, "adds a module to the language model"),
+        ({"method": "replay"}, "anchor: self_generated"),
         ({"method": "null_space"}, "anchor: self_generated"),
         ({"method": "nonsense"}, "no method is called 'nonsense'"),
-        ({"method": "l2_sp", "arm": {"adaptor_only": True}}, "the arm adaptor_only trains none of them"),
+        ({"method": "kl_to_base", "arm": {"adaptor_only": True}}, "the language model reads text as before"),
+        ({"method": "kl_to_base", "arm": {"lora": {"rank": 2, "audio_gated": True}}}, "reads text as before"),
         ({"method": "l2_sp", "arm": {"lora": {"rank": 2}}}, "the arm lora trains none of them"),
     ],
 )
@@ -227,8 +205,9 @@ def test_a_run_from_before_methods_goes_on_and_one_with_another_strength_does_no
     assert train_speech(make_short(folder, "older", align=align)).status is SpeechRunStatus.COMPLETED
 
 
-def test_several_processes_are_refused() -> None:
-    refuse_processes(parse_method("plain"), 2)
-    refuse_processes(parse_method("l2_sp"), 1)
-    with pytest.raises(MethodError, match="2 processes"):
-        refuse_processes(parse_method("l2_sp"), 2)
+@pytest.mark.parametrize(("name", "reason"), [("l2_sp", "by estimates"), ("stm", "a batch as a whole")])
+def test_several_processes_are_refused_where_they_would_not_do_what_one_does(name: str, reason: str) -> None:
+    for method, count in (("plain", 2), ("kl_to_base", 2), ("replay", 2), (name, 1)):
+        refuse_processes(parse_method(method), count)
+    with pytest.raises(MethodError, match=f"{reason}.*2 processes.*take one of replay, kl_to_base"):
+        refuse_processes(parse_method(name), 2)

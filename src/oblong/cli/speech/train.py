@@ -122,12 +122,17 @@ def describe_forecast(forecast: SpeechForecast) -> Iterator[tuple[str, str]]:
     if forecast.method_bytes:
         yield "  method", f"up to {format_bytes(forecast.method_bytes)}, in stage B"
     yield "steps", f"at most {forecast.align_steps} to align, {forecast.adapt_steps} to adapt"
-    yield "tokens per step", f"at most {forecast.tokens_per_step}"
-    if forecast.seconds_per_step is not None:
-        steps = forecast.align_steps + forecast.adapt_steps
-        uncounted = ", the method's not counted" if forecast.method_bytes else ""
-        yield "time per step", format_seconds(forecast.seconds_per_step) + uncounted
-        yield "training", f"at most {format_seconds(steps * forecast.seconds_per_step)}, evaluations not counted"
+    beside = f", and {forecast.method_tokens} of old text in stage B" if forecast.method_tokens else ""
+    yield "tokens per step", f"at most {forecast.tokens_per_step}{beside}"
+    if forecast.seconds_per_step is None:
+        return
+    total = (forecast.align_steps + forecast.adapt_steps) * forecast.seconds_per_step
+    beside = ", the method's not counted" if forecast.method_bytes else ""
+    if forecast.method_seconds is not None:
+        total += forecast.adapt_steps * forecast.method_seconds
+        beside = f", and {format_seconds(forecast.method_seconds)} for the method in stage B"
+    yield "time per step", format_seconds(forecast.seconds_per_step) + beside
+    yield "training", f"at most {format_seconds(total)}, evaluations not counted"
 
 
 def describe_division(forecast: SpeechForecast) -> str:

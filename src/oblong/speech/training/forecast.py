@@ -24,7 +24,8 @@ from oblong.models.speech_lm import SpeechLMConfig, SpeechLMForConditionalGenera
 from oblong.models.speech_lm.whisper_encoder import read_encoder_config
 from oblong.records import Plan
 from oblong.records.base import Part
-from oblong.speech.training.method_fit import refuse_processes
+from oblong.speech.training.method_fit import reads_old_text, refuse_processes
+from oblong.speech.training.method_sizes import complete_sizes, count_old_tokens
 from oblong.speech.training.processes import refuse_idle_processes
 from oblong.speech.training.recipe import SpeechTrainRecipe
 from oblong.speech.training.sharding import find_layers
@@ -55,9 +56,13 @@ class SpeechForecast(Part):
     activation_bytes: int = Field(description="estimate for the largest batch, nothing recomputed")
     method_bytes: int = Field(default=0, description="of the method against forgetting, in stage B")
     tokens_per_step: int = Field(description="estimate for the largest batch")
+    method_tokens: int = Field(default=0, description="of old text that a step of stage B reads beside its batch")
     align_steps: int
     adapt_steps: int
     seconds_per_step: float | None = Field(description="measured on a few batches; null where the models are not here")
+    method_seconds: float | None = Field(
+        default=None, description="that the method adds to a step of stage B; null where it was not timed"
+    )
     notes: tuple[str, ...] = ()
 
     @property
@@ -100,7 +105,9 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
     layers = count_parameters(find_layers(model.model.language_model))
     frozen = max(0, layers - (0 if recipe.adapt.arm.lora else num_arm))
     sharded = frozen * width if recipe.shard_frozen and num_processes > 1 else 0
-    seconds = time_training_steps(recipe, path) if is_here and not notes else None
+    times = time_training_steps(recipe, path) if is_here and not notes else None
+    old_tokens = math.ceil(count_old_tokens(recipe) / num_processes)
+    longest = max(tokens, recipe.adapt.block_tokens if reads_old_text(recipe.adapt.method, recipe.adapt.anchor) else 0)
     if not is_here:
         notes.append("the models are not on this disk: sizes are those of the paper's, and nothing was timed")
     return SpeechForecast(
@@ -112,12 +119,14 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
         num_processes=num_processes,
         sharded_bytes=sharded,
         optimizer_bytes=(num_arm + num_adaptor) * STATE_BYTES,
-        activation_bytes=tokens * text.hidden_size * text.num_hidden_layers * ACTIVATION_BYTES * width // 2,
+        activation_bytes=longest * text.hidden_size * text.num_hidden_layers * ACTIVATION_BYTES * width // 2,
         method_bytes=forecast_method(recipe, model, num_arm),
         tokens_per_step=tokens,
+        method_tokens=old_tokens,
         align_steps=0 if recipe.align.start_from else recipe.align.max_steps,
         adapt_steps=recipe.adapt.steps,
-        seconds_per_step=seconds,
+        seconds_per_step=None if times is None else times.plain,
+        method_seconds=None if times is None or times.held is None else max(0.0, times.held - times.plain),
         notes=tuple(notes),
     )
 
@@ -178,7 +187,7 @@ def forecast_method(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGene
         num_anchor_tasks=1 if anchor is None else len(anchor.sources),
         largest_matrix=max(parameter.numel() for parameter in list_matrices(model)),
     )
-    return build_method(method).forecast_bytes(sizes)
+    return build_method(method).forecast_bytes(complete_sizes(sizes, recipe))
 
 
 def count_parameters(module: torch.nn.Module) -> int:

@@ -28,7 +28,7 @@ from oblong.speech.arms.delta_file import ADAPTOR_FILE, is_speech_delta, read_sp
 from oblong.speech.arms.towers import find_towers
 from oblong.speech.features import EncodedUtterances, encode_utterances, open_feature_cache
 from oblong.speech.training.batches import Clip, list_clips
-from oblong.speech.training.method import list_unreadable
+from oblong.speech.training.old_text import list_unreadable
 from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import SpeechTrainRecipe, resolve_manifest

@@ -142,11 +142,21 @@ class AdaptRecipe(OptimizerRecipe):
         default=None, description="what to do against forgetting: a name, or name, strength and other options"
     )
     anchor: AnchorField = Field(
-        default=None, description="old text, for methods that need it: self_generated, bundled:NAME, a file, ..."
+        default=None, description="old text, for methods that take it: self_generated, bundled:NAME, a file, ..."
+    )
+    anchor_blocks: int = Field(
+        default=1,
+        gt=0,
+        description="blocks of the anchor per step, where a method compares predictions with the base's",
     )
     sequence_length: int | None = Field(
         default=None, ge=2, description=f"tokens per block of the anchor; default: {ANCHOR_TOKENS}"
     )
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens per block of old text."""
+        return self.sequence_length or ANCHOR_TOKENS
 
     @model_validator(mode="after")
     def _check_method_fits(self) -> Self:

@@ -17,6 +17,7 @@ from oblong.methods.protocol import Method, PlainFineTuning
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.objective import Objective
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import OptimizerRecipe, SpeechTrainRecipe, count_warmup
@@ -40,7 +41,7 @@ class StagePlan:
 
     Attributes:
         stage: its name.
-        compute_loss: of a batch, a scalar with its gradient.
+        objective: what a step minimises, in terms.
         batch: how utterances are grouped.
         groups: what trains; names differ between groups.
         num_steps: of the schedule; the stage may end before.
@@ -54,7 +55,7 @@ class StagePlan:
     """
 
     stage: SpeechStage
-    compute_loss: Callable[[SpeechBatch], torch.Tensor]
+    objective: Objective
     batch: BucketRule
     groups: Sequence[ParameterGroup]
     num_steps: int
@@ -154,11 +155,9 @@ class StageRunner:
         processes = self._bench.processes
         batch = self._bench.maker.make_share(clips, processes).to(self._bench.device)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._plan.compute_loss(batch) * batch.weight
-        (value,) = processes.add(loss.item())
+        (value,) = processes.add(self._differentiate(batch))
         if not math.isfinite(value):
             raise NotFiniteError(f"the loss of step {self._current.step + 1} is {value}")
-        loss.backward()  # type: ignore[no-untyped-call]
         processes.add_gradients(self._plan.trained.values())
         self._plan.method.change_gradients()
         norm = float(nn.utils.clip_grad_norm_(self._plan.trained.values(), self._plan.optimizer.max_gradient_norm))
@@ -180,6 +179,15 @@ class StageRunner:
             losses=(*current.losses, done),
         )
         self._report("training", done.step, end, loss=value)
+
+    def _differentiate(self, batch: SpeechBatch) -> float:
+        """Add up the gradients of the loss's terms; returns the loss."""
+        total = 0.0
+        for term in self._plan.objective(batch, self._current.step):
+            # Also of what is not finite: with a sharded model all processes go backwards together.
+            term.backward()  # type: ignore[no-untyped-call]
+            total += term.item()
+        return total
 
     def _evaluate(self) -> None:
         current = self._current

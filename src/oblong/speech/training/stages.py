@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-import torch
 from torch import nn
 
-from oblong.methods import AnchorData, Method
+from oblong.methods import AnchorData
 from oblong.models.causal_lm import TORCH_DTYPES
 from oblong.records import (
     Provenance,
@@ -22,11 +21,13 @@ from oblong.records import (
     StageRecord,
 )
 from oblong.speech.arms import ArmRecipe, apply_arm, write_speech_delta
-from oblong.speech.training.batches import BatchMaker, SpeechBatch
+from oblong.speech.training.batches import BatchMaker
 from oblong.speech.training.describing import describe_arm, describe_best
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.holding import Held, hold
 from oblong.speech.training.measuring import Measurer, reuse_point
-from oblong.speech.training.method import obtain_old_text, prepare_method
+from oblong.speech.training.objective import SpeechObjective
+from oblong.speech.training.old_text import obtain_old_text
 from oblong.speech.training.preparing import Inputs, build_model, hear, start_from_aligned
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress
@@ -123,7 +124,9 @@ class SpeechTraining:
         self._bench.maker.check(first)
         self._bench.forward.check_sharing(self._bench.maker.make(first).to(self._bench.device))
         # Before stage A: that a text is too short should not be found out after it.
-        self._old_text = obtain_old_text(self._recipe, self._model, self._processor, self._workspace / ANCHOR_FILE)
+        self._old_text = self._processes.first(
+            lambda: obtain_old_text(self._recipe, self._model, self._processor, self._workspace / ANCHOR_FILE)
+        )
         state = self._processes.first(self._read_state)
         resumed = None if state is None else state.current.stage
         state = state or self._begin()
@@ -179,11 +182,11 @@ class SpeechTraining:
         self._arm = self._processes.agree(
             lambda: apply_arm(self._model, recipe.adapt.arm, language_model=recipe.language_model, seed=recipe.seed)
         )
-        method = prepare_method(recipe, self._model, self._old_text)
+        held = hold(self._bench, self._old_text)
         if recipe.shard_frozen and self._processes.count > 1:
             self._shard()
-        state, verdict = self._run_stage(self._plan_adapt(state, method), state, resume=resume)
-        method.finish()
+        state, verdict = self._run_stage(self._plan_adapt(state, held), state, resume=resume)
+        held.method.finish()
         return state, verdict
 
     def _shard(self) -> None:
@@ -230,7 +233,7 @@ class SpeechTraining:
         parameters = {**prefix_names(self._arm.adaptor), **speller.own_parameters}
         return StagePlan(
             stage=SpeechStage.SPELL,
-            compute_loss=lambda batch: speller(batch).loss,
+            objective=SpeechObjective(forward=speller),
             batch=rule,
             groups=[ParameterGroup(parameters=parameters, learning_rate=recipe.learning_rate)],
             num_steps=num_steps,
@@ -243,15 +246,11 @@ class SpeechTraining:
             find_best=lambda points: None,
         )
 
-    def _compute_loss(self, batch: SpeechBatch) -> torch.Tensor:
-        loss: torch.Tensor = self._bench.forward(batch).loss
-        return loss
-
     def _plan_align(self, state: TrainingState) -> StagePlan:
         recipe = self._recipe
         return StagePlan(
             stage=SpeechStage.ALIGN,
-            compute_loss=self._compute_loss,
+            objective=SpeechObjective(forward=self._bench.forward),
             batch=recipe.batch.make_rule(),
             groups=[ParameterGroup(parameters=prefix_names(self._arm.adaptor), learning_rate=recipe.align_rate)],
             num_steps=recipe.align.max_steps,
@@ -263,7 +262,7 @@ class SpeechTraining:
             find_best=partial(find_best, rules=recipe.stop),
         )
 
-    def _plan_adapt(self, state: TrainingState, method: Method) -> StagePlan:
+    def _plan_adapt(self, state: TrainingState, held: Held) -> StagePlan:
         recipe = self._recipe
         rate = recipe.adapt.learning_rate
         earlier = state.earlier_points[-1] if state.earlier_points else None
@@ -276,7 +275,7 @@ class SpeechTraining:
 
         return StagePlan(
             stage=SpeechStage.ADAPT,
-            compute_loss=self._compute_loss,
+            objective=held.objective,
             batch=recipe.batch.make_rule(),
             groups=[
                 ParameterGroup(parameters=self._arm.trained, learning_rate=rate),
@@ -291,7 +290,7 @@ class SpeechTraining:
             judge=partial(judge_adaptation, rules=recipe.stop),
             measure=measure,
             find_best=partial(find_best, rules=recipe.stop),
-            method=method,
+            method=held.method,
         )
 
     def _finish(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
