@@ -16,9 +16,12 @@ from oblong.records import Comparison
 from oblong.reporting.comparison_tables import render_comparison, render_markdown
 from oblong.reporting.gain_tables import render_gains
 from oblong.reporting.reading import read_comparison
+from oblong.reporting.relearning_tables import render_relearning
 from oblong.reporting.scan_reading import read_scan
+from oblong.reporting.sequence_tables import render_sequence
 from tests.report_builders import make_demo_comparison
 from tests.scan_builders import make_scan
+from tests.sequence_builders import make_sequence
 from tests.sweep_builders import make_sweep
 
 FOLDER = Path(__file__).parent / "report"
@@ -33,8 +36,9 @@ def render_reading(comparison: Comparison) -> str:
 def render_terminal(comparison: Comparison, width: int) -> str:
     """The tables as a terminal of that width shows them."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
-    for table in (*render_gains(comparison, width=width), *render_comparison(comparison, width=width)):
-        console.print(table)
+    for render in (render_sequence, render_gains, render_comparison, render_relearning):
+        for table in render(comparison, width=width):
+            console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -45,6 +49,8 @@ GOLDEN: dict[str, Callable[[], str]] = {
     "sweep_reading.txt": lambda: render_reading(make_sweep(seeds=(0, 1))),
     "sweep_80.txt": lambda: render_terminal(make_sweep(), 80),
     "sweep_120.txt": lambda: render_terminal(make_sweep(), 120),
+    "sequence_80.txt": lambda: render_terminal(make_sequence(), 80),
+    "sequence_reading.txt": lambda: render_reading(make_sequence()),
     "scan_reading.txt": lambda: "\n".join(read_scan(make_scan())) + "\n",
 }
 

@@ -85,7 +85,8 @@ def kill_when_one_run_is_done(recipe: Path, output: Path) -> None:
     command = [sys.executable, "-m", "oblong", "compare", str(recipe), "-o", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(output.rglob("seed-*/evaluation.json")):
+    # No `**`: it would trip over folders that a run renames at that moment.
+    while not [*output.glob("*/seed-*/evaluation.json"), *output.glob("*/lr-*/seed-*/evaluation.json")]:
         assert process.poll() is None, "the comparison ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -72,6 +72,11 @@ def resolve_recipe(
     path = find_recipe(name, speech=False)
     fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
     recipe = build_compare_recipe(fields, path)
+    if data is not None and recipe.tasks:
+        raise SelectionError(
+            f"--data {data}: {path.name} learns a sequence of tasks, each from its own text: copy the recipe and "
+            "change the `data` of a task there"
+        )
     if data is not None:
         check_data(fields, data, text_field=text_field)  # before --fresh throws anything away
     if fresh:
@@ -124,6 +129,8 @@ def describe_forecast(forecast: Forecast) -> Iterator[tuple[str, str]]:
         left = (forecast.num_runs - forecast.num_done) * forecast.tokens_per_run
         yield "tokens", f"{format_count(forecast.tokens_per_run)} per run, {format_count(left)} to go"
     yield "evaluations", f"{forecast.evaluations_per_run} per run"
+    if forecast.relearning_steps_per_run:
+        yield "relearning", f"{forecast.relearning_steps_per_run} steps more per run"
     if forecast.seconds_per_evaluation is not None:
         yield "evaluation", format_seconds(forecast.seconds_per_evaluation)
     if forecast.seconds_per_suite is not None:
@@ -197,12 +204,15 @@ def print_comparison(comparison: Comparison) -> None:
     from oblong.reporting.comparison_tables import render_comparison
     from oblong.reporting.gain_tables import render_gains
     from oblong.reporting.reading import read_comparison
+    from oblong.reporting.relearning_tables import render_relearning
+    from oblong.reporting.sequence_tables import render_sequence
     from oblong.reporting.suite_tables import describe_answers, render_answers
 
     console = stdout()
-    for table in (*render_gains(comparison, width=console.width), *render_comparison(comparison, width=console.width)):
-        console.print(table)
-        console.print()
+    for render in (render_sequence, render_gains, render_comparison, render_relearning):
+        for table in render(comparison, width=console.width):
+            console.print(table)
+            console.print()
     if comparison.answers:
         console.print(render_answers(comparison, width=console.width))
         console.print()

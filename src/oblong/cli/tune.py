@@ -39,7 +39,8 @@ def tune(
     data: Annotated[str | None, typer.Option(help="Training text: file, folder, Hub dataset, or bundled:NAME.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field or column that holds the text.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hub dataset.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Keep the first so many documents.")] = None,
+    skip: Annotated[int | None, typer.Option(help="Leave the first so many documents out.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Keep the first so many documents of the others.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the Run.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; this or --epochs.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the text; this or --steps.")] = None,
@@ -68,6 +69,13 @@ def tune(
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method against forgetting, with its default options.")] = None,
     anchor: Annotated[str | None, typer.Option(help="Old data for it: self_generated, bundled:NAME, a file.")] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(help="A finished run with the same Plan: go on from its weights and memory."),
+    ] = None,
+    keep_for_next: Annotated[
+        bool | None, typer.Option(help="Keep what the method must know when another run goes on --after this one.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a finished run of the same output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Run as JSON on stdout and nothing else.")] = False,

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from oblong.checkpoints.locate import locate_model
+from oblong.comparing.arms import ArmRule
 from oblong.comparing.assembling import assemble
 from oblong.comparing.cells import Cell, iter_cells
-from oblong.comparing.jobs import BASE, Dtype, Job
-from oblong.comparing.recipe import TUNING_PLACEHOLDERS, ArmRule, CompareRecipe
+from oblong.comparing.jobs import BASE, Dtype, Job, TaskTraining
+from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
+from oblong.comparing.texts import EvaluationCorpus
 from oblong.corpora import read_documents
 from oblong.errors import DataError
 from oblong.models.stored_tensors import open_stored_tensors
@@ -22,6 +24,7 @@ from oblong.records import Comparison, Plan, Scan
 from oblong.scanning import scan as scan_model
 from oblong.scanning.progress import ProgressCallback
 from oblong.tuning.adapters.planning import plan_adapter
+from oblong.tuning.data import read_training_text
 from oblong.tuning.recipe import TuneRecipe
 
 SCAN_FILE: Final = "scan.jsonl"
@@ -90,17 +93,35 @@ def check_corpora(recipe: CompareRecipe) -> None:
     """Read every text once before hours of training depend on it.
 
     Raises:
-        DataError: a text is missing or empty, or a held-out one has fewer than two documents to resample.
+        DataError: a text is missing or empty, a held-out one has fewer than two documents to resample, or is in the
+            text that is relearned.
     """
-    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS}).data
-    read_documents(train.source, text_field=train.text_field, split=train.split, limit=train.limit)
-    for name, spec in recipe.evaluate.items():
-        found = len(read_documents(spec.data, text_field=spec.text_field, limit=spec.documents).texts)
-        if found < MIN_DOCUMENTS:
-            raise DataError(
-                f"evaluate.{name}: {spec.data} has {found} document, but intervals resample documents: give at least "
-                f"{MIN_DOCUMENTS}, for example one per paragraph in a JSON Lines file"
-            )
+    for train in recipe.list_trainings():
+        read_training_text(TuneRecipe.model_validate({**train, **TUNING_PLACEHOLDERS}).data)
+    held_out = {name: read_held_out(name, spec) for name, spec in recipe.corpora.items()}
+    if recipe.relearn is not None:
+        practice = set(read_training_text(recipe.relearn.data).texts)
+        for name in recipe.relearned_texts:
+            if practice & set(held_out[name]):
+                raise DataError(
+                    f"relearn.data: {recipe.relearn.data.source} has documents of the held-out text {name} in it, "
+                    "which would be learned by heart: give other text, or leave them out with skip"
+                )
+
+
+def read_held_out(name: str, spec: EvaluationCorpus) -> tuple[str, ...]:
+    """The documents of a held-out text.
+
+    Raises:
+        DataError: missing or empty, or fewer than two documents to resample.
+    """
+    texts = read_documents(spec.data, text_field=spec.text_field, limit=spec.documents).texts
+    if len(texts) < MIN_DOCUMENTS:
+        raise DataError(
+            f"evaluate.{name}: {spec.data} has {len(texts)} document, but intervals resample documents: give at least "
+            f"{MIN_DOCUMENTS}, for example one per paragraph in a JSON Lines file"
+        )
+    return texts
 
 
 def obtain_scan(recipe: CompareRecipe, watcher: Watcher) -> Scan:
@@ -148,7 +169,7 @@ def make_base_job(recipe: CompareRecipe, threads: int) -> Job:
         folder=str(Path(recipe.output) / BASE),
         model=recipe.model,
         tune=None,
-        corpora=recipe.evaluate,
+        corpora=recipe.corpora,
         window=recipe.window,
         stride=recipe.stride,
         divergence=False,
@@ -176,7 +197,7 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         folder=str(folder),
         model=recipe.model,
         tune={
-            **recipe.train,
+            **strip_task_fields(recipe),
             **override_training(recipe.arms[cell.arm], recipe.budget),
             "learning_rate": cell.learning_rate,
             "model": recipe.model,
@@ -185,7 +206,9 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
             "seed": cell.seed,
             "threads": threads,
         },
-        corpora=recipe.evaluate,
+        tasks=list_tasks(recipe),
+        relearn=recipe.relearn and recipe.relearn.model_copy(update={"texts": recipe.relearned_texts}),
+        corpora=recipe.corpora,
         window=recipe.window,
         stride=recipe.stride,
         divergence=recipe.divergence,
@@ -199,6 +222,22 @@ def make_job(recipe: CompareRecipe, cell: Cell, threads: int) -> Job:
         evaluate_at=tuple(sorted(recipe.evaluate_at)),
         hopeless_margin=None if recipe.hopeless is None else recipe.hopeless.margin,
         base_folder=str(output / BASE),
+    )
+
+
+TASK_FIELDS: Final = ("data", "steps", "epochs")
+
+
+def strip_task_fields(recipe: CompareRecipe) -> dict[str, Any]:
+    """`train`; in a sequence without what each task has for itself."""
+    return {name: value for name, value in recipe.train.items() if not recipe.tasks or name not in TASK_FIELDS}
+
+
+def list_tasks(recipe: CompareRecipe) -> tuple[TaskTraining, ...]:
+    """What each task trains that the others do not; none without a sequence."""
+    return tuple(
+        TaskTraining(name=task.name, train={field: train[field] for field in TASK_FIELDS if field in train})
+        for task, train in zip(recipe.tasks, recipe.list_trainings(), strict=False)
     )
 
 

@@ -53,7 +53,10 @@ class Forecast(Part):
     num_workers: int
     steps_per_run: int | None = Field(description="null where the recipe gives epochs")
     tokens_per_run: int | None
-    evaluations_per_run: int = Field(description="the one of the base for the KL counted as another")
+    evaluations_per_run: int = Field(
+        description="the one of the base for the KL counted as another, and the two after relearning"
+    )
+    relearning_steps_per_run: int = Field(description="of the tuned model and of the base together; not in the others")
     arms: tuple[ArmForecast, ...] = Field(description="empty where nothing could be timed, or all is done")
     seconds_per_evaluation: float | None
     seconds_per_suite: float | None = Field(description="answering the bundled questions, once per run")
@@ -83,15 +86,17 @@ def forecast_comparison(recipe: CompareRecipe, *, on_timing: OnTiming = lambda n
     left = [job for job in jobs if not job.is_done()]
     scan = find_scan(recipe)
     plans = None if scan is None else plan_arms(scan, recipe)
-    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
+    train = TuneRecipe.model_validate({**recipe.list_trainings()[0], **TUNING_PLACEHOLDERS})
+    num_steps = count_steps(recipe)
     counted = {
         "num_arms": len(recipe.arms),
         "num_runs": len(jobs),
         "num_done": len(done),
         "num_workers": num_workers,
-        "steps_per_run": train.steps,
-        "tokens_per_run": None if train.steps is None else train.steps * train.blocks_per_step * train.sequence_length,
+        "steps_per_run": num_steps,
+        "tokens_per_run": None if num_steps is None else num_steps * train.blocks_per_step * train.sequence_length,
         "evaluations_per_run": count_evaluations(recipe),
+        "relearning_steps_per_run": count_relearning_steps(recipe),
         "disk_bytes": None if plans is None else estimate_disk(jobs, plans, num_workers),
         "notes": tuple(iter_notes(recipe, done, is_scanned=scan is not None)),
     }
@@ -109,7 +114,7 @@ def forecast_comparison(recipe: CompareRecipe, *, on_timing: OnTiming = lambda n
         seconds_per_evaluation=evaluation.seconds_per_evaluation,
         seconds_per_suite=evaluation.seconds_per_suite if recipe.suite else None,
         seconds=sum_seconds(0.0 if base.is_done() else evaluate_base(base, evaluation), left, arms, num_workers),
-        memory_bytes=max([measure_peak_memory(), *(job.read_run().peak_memory_bytes for job in done)]),
+        memory_bytes=max([measure_peak_memory(), *(run.peak_memory_bytes for job in done for run in job.read_runs())]),
     )
 
 
@@ -119,9 +124,22 @@ def find_scan(recipe: CompareRecipe) -> Scan | None:
     return Scan.read(file) if file.exists() else None
 
 
+def count_steps(recipe: CompareRecipe) -> int | None:
+    """Steps of a run over all its tasks; None where epochs are given."""
+    trainings = recipe.list_trainings()
+    steps = [int(train["steps"]) for train in trainings if train.get("steps") is not None]
+    return sum(steps) if len(steps) == len(trainings) else None
+
+
+def count_relearning_steps(recipe: CompareRecipe) -> int:
+    """Steps on old text after a run, from the tuned model and from the base."""
+    return 0 if recipe.relearn is None else 2 * recipe.relearn.steps
+
+
 def count_evaluations(recipe: CompareRecipe) -> int:
-    """Readings of all texts per run: those on the way, and the last one with the base beside it for the KL."""
-    return len(recipe.evaluate_at) * (1 + recipe.state_divergence) + 1 + recipe.divergence
+    """Readings of all texts per run: on the way or after tasks, the last with the base for the KL, after relearning."""
+    on_the_way = len(recipe.evaluate_at) or max(0, len(recipe.tasks) - 1)
+    return on_the_way * (1 + recipe.state_divergence) + 1 + recipe.divergence + 2 * (recipe.relearn is not None)
 
 
 def forecast_arms(
@@ -135,10 +153,11 @@ def forecast_arms(
     """What each arm with something left takes; its steps by its finished runs, where it has any."""
     evaluated = count_evaluations(recipe) * evaluation.seconds_per_evaluation + evaluation.seconds_per_suite
     for arm, timing in timings.items():
-        runs = [job.read_run() for job in done if job.arm == arm]
+        runs = [run for job in done if job.arm == arm for run in job.read_runs()]
         measured = [run.seconds / run.num_steps for run in runs if run.num_steps]
         per_step = median(measured) if measured else timing.seconds_per_step
-        steps = recipe.train.get("steps")
+        steps = count_steps(recipe)
+        before = timing.seconds_before * max(1, len(recipe.tasks))  # too much by what is carried over between tasks
         yield ArmForecast(
             arm=arm,
             data_free=not needs_old_data(recipe, arm),
@@ -146,7 +165,9 @@ def forecast_arms(
             num_left=sum(job.arm == arm for job in left),
             seconds_per_step=per_step,
             seconds_before=timing.seconds_before,
-            seconds_per_run=None if steps is None else timing.seconds_before + steps * per_step + evaluated,
+            seconds_per_run=None
+            if steps is None
+            else before + (steps + count_relearning_steps(recipe)) * per_step + evaluated,
         )
 
 
@@ -173,7 +194,8 @@ def schedule(durations: Iterable[float], num_workers: int) -> float:
 def estimate_disk(jobs: Sequence[Job], plans: Mapping[tuple[str, int], Plan], num_workers: int) -> int:
     """Deltas of all runs and checkpoints of those at work at the same time, bytes."""
     trained = sorted(plans[job.arm, job.seed].totals.num_parameters for job in jobs)
-    return DELTA_BYTES * sum(trained) + CHECKPOINT_BYTES * sum(trained[-num_workers:])
+    num_deltas = max(1, len(jobs[0].tasks))
+    return DELTA_BYTES * num_deltas * sum(trained) + CHECKPOINT_BYTES * sum(trained[-num_workers:])
 
 
 def iter_notes(recipe: CompareRecipe, done: Sequence[Job], *, is_scanned: bool) -> Iterator[str]:

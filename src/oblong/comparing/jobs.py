@@ -5,7 +5,9 @@ A job's folder holds all that it needs and makes:
     job.json          what to do (a `Job`)
     run/              the Run and its delta checkpoint
     states/           an Evaluation for each evaluated state, `step-20.json`, written as they come
-    evaluation.json   that of the last of them; written last: its presence means the job is done
+    tasks/1/          of a sequence, in place of the two above: each task's Run, and the Evaluation after it
+    relearning.json   the texts that are measured again after a few steps on old text
+    evaluation.json   that of the last state; written last: its presence means the job is done
     progress.json     what the worker is doing now
     worker.log        the worker's output, for when it dies
 """
@@ -19,12 +21,19 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from oblong.comparing.recipe import EvaluationCorpus
-from oblong.records import EvaluatedState, Evaluation, Part, Run
+from oblong.comparing.texts import EvaluationCorpus, RelearnRule
+from oblong.records import EvaluatedState, Evaluation, Part, RelearningProbe, Run
 
 BASE: Final = "base"
 JOB_FILE: Final = "job.json"
 Dtype = Literal["bfloat16", "float32"]
+
+
+class TaskTraining(Part):
+    """One task of a sequence."""
+
+    name: str
+    train: Mapping[str, Any] = Field(description="the fields of a tuning recipe that are this task's own")
 
 
 class Job(Part):
@@ -34,7 +43,11 @@ class Job(Part):
     seed: int
     folder: str
     model: str
-    tune: Mapping[str, Any] | None = Field(description="a tuning recipe; null for the base")
+    tune: Mapping[str, Any] | None = Field(
+        description="a tuning recipe, or what the tasks of a sequence have in common; null for the base"
+    )
+    tasks: tuple[TaskTraining, ...] = Field(default=(), description="of a sequence, in the order of learning")
+    relearn: RelearnRule | None = Field(default=None, description="with `texts` named")
     corpora: Mapping[str, EvaluationCorpus]
     window: int
     stride: int
@@ -82,8 +95,44 @@ class Job(Part):
 
     @property
     def run_folder(self) -> Path:
-        """Where the Run goes."""
-        return self.path / "run"
+        """Where the Run goes; of a sequence, that of the last task that was learned."""
+        return self.locate_run(max(0, len(self.list_learned()) - 1)) if self.tasks else self.path / "run"
+
+    def locate_task(self, place: int) -> Path:
+        """Where one task of a sequence goes; the first is 0, and its folder 1."""
+        return self.path / "tasks" / str(place + 1)
+
+    def locate_run(self, place: int) -> Path:
+        """Where the Run of one task goes."""
+        return self.locate_task(place) / "run"
+
+    def locate_evaluation(self, place: int) -> Path:
+        """Where the Evaluation after one task goes."""
+        return self.locate_task(place) / "evaluation.json"
+
+    def locate_told(self, place: int) -> Path:
+        """Where the same goes of a model that is told the task of a text."""
+        return self.locate_task(place) / "told.json"
+
+    def read_task(self, place: int) -> Run:
+        """The Run of one task that has been learned."""
+        return Run.read(self.locate_run(place) / "run.json")
+
+    def list_learned(self) -> tuple[TaskTraining, ...]:
+        """The tasks that have been learned so far."""
+        learned = [(self.locate_run(place) / "run.json").exists() for place in range(len(self.tasks))]
+        return self.tasks[: learned.index(False) if False in learned else len(learned)]
+
+    @property
+    def relearning_file(self) -> Path:
+        """Where the texts go that are measured after relearning."""
+        return self.path / "relearning.json"
+
+    def read_relearning(self) -> RelearningProbe | None:
+        """The texts after relearning; None where nothing was relearned."""
+        if not self.relearning_file.exists():
+            return None
+        return RelearningProbe.model_validate_json(self.relearning_file.read_text(encoding="utf-8"))
 
     @property
     def label(self) -> str:
@@ -132,6 +181,10 @@ class Job(Part):
     def read_run(self) -> Run:
         """The finished job's Run."""
         return Run.read(self.run_folder / "run.json")
+
+    def read_runs(self) -> tuple[Run, ...]:
+        """The finished job's trainings: one, or one for each task."""
+        return tuple(map(self.read_task, range(len(self.list_learned())))) or (self.read_run(),)
 
     def report(
         self, stage: str, done: int, total: int, detail: str = "", *, changes: LossChanges | None = None

@@ -4,75 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from oblong.comparing.arms import ArmRule, LearningRates, needs_anchor
+from oblong.comparing.texts import EvaluationCorpus, RelearnRule, TaskRule
 from oblong.corpora.questions import parse_suite
 from oblong.errors import DataError, RecipeError
-from oblong.methods import METHODS, MethodOptions, parse_method
+from oblong.methods import parse_method
 from oblong.methods.recipe_fields import explain_unkept_modules
 from oblong.records import Part
 from oblong.records.recipe import check_recipe, load_recipe_data
-from oblong.tuning.adapters import AdapterRecipe, explain_conflict
-from oblong.tuning.recipe import TuneRecipe
-
-LearningRates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-
-
-class ArmRule(Part):
-    """How one arm chooses its tensors (a rule, a random control of another arm, a Plan, an adapter) and trains them."""
-
-    plan: str | None = Field(default=None, description="a Plan file; the rule's fields may then not be given")
-    matches: str | None = Field(
-        default=None, description="draw at random what matches this other arm; the rule below is then not used"
-    )
-    match: Literal["role_and_shape", "parameters"] = Field(
-        default="role_and_shape", description="with `matches`: as many tensors of each role and shape, or parameters"
-    )
-    criterion: str = "kappa"
-    order: Literal["lowest", "highest"] = "lowest"
-    within: Literal["model", "role", "shape"] = "model"
-    budget: str | None = Field(default=None, description="default: the comparison's budget")
-    learning_rate: float | None = Field(default=None, gt=0, description="only this one; default: the comparison's")
-    learning_rates: LearningRates | None = Field(default=None, description="a sweep of its own, such as LoRA's")
-    method: SerializeAsAny[MethodOptions] | None = Field(
-        default=None, description="what to do against forgetting; default: `train`'s, or plain fine-tuning"
-    )
-    adapter: AdapterRecipe | None = Field(
-        default=None,
-        description="what trains in place of chosen tensors: lora, full, lisa, osf; give no rule then",
-    )
-    redraw: bool = Field(
-        default=True, description="a random arm draws other tensors for each seed, so that its luck is averaged"
-    )
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _check_method(cls, value: Any) -> Any:
-        return None if value is None else parse_method(value)
-
-    @model_validator(mode="after")
-    def _check_adapter(self) -> Self:
-        rules = sorted(self.model_fields_set & {"matches", "match", "criterion", "order", "within", "redraw"})
-        if self.adapter is not None and rules:
-            raise ValueError(
-                f"an adapter names its tensors itself, so {', '.join(rules)} may not be given with it; for LoRA on "
-                "tensors of your choice make a Plan with `oblong plan` and give its file as plan"
-            )
-        if self.adapter is not None and self.adapter.full is not None and self.plan is not None:
-            raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
-        if self.adapter is not None and self.adapter.lora is None and self.budget is not None:
-            raise ValueError(
-                f"a budget sets the rank of lora; {self.adapter.kind} has none: leave the arm's budget out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_rates(self) -> Self:
-        if self.learning_rate is not None and self.learning_rates is not None:
-            raise ValueError("give either learning_rate or learning_rates")
-        return self
+from oblong.tuning.adapters import explain_conflict
+from oblong.tuning.recipe import TuneRecipe, merge_overrides
 
 
 class Hopeless(Part):
@@ -83,18 +28,8 @@ class Hopeless(Part):
     )
 
 
-class EvaluationCorpus(Part):
-    """One held-out text."""
-
-    data: str = Field(description="file, folder, Hub dataset or bundled:NAME")
-    text_field: str = "text"
-    new_domain: bool = Field(default=False, description="the domain that is being learned; the others are retention")
-    documents: int | None = Field(default=None, gt=0, description="the first so many documents")
-    characters: int | None = Field(default=None, gt=0, description="of each document, the first so many characters")
-
-
 class CompareRecipe(Part):
-    """Arms x learning rates x seeds on one model and one training text."""
+    """Arms x learning rates x seeds on one model and one training text, or on a sequence of tasks."""
 
     name: str
     model: str
@@ -120,7 +55,15 @@ class CompareRecipe(Part):
         default=0, ge=0, le=8, description="evaluations of the base, with other batch sizes, for the noise floor"
     )
     train: Mapping[str, Any] = Field(description="text and hyper-parameters, as in a tuning recipe")
-    evaluate: Mapping[str, EvaluationCorpus] = Field(min_length=1)
+    tasks: tuple[TaskRule, ...] = Field(
+        default=(), description="learned one after the other in every run, in place of `train`'s text and a new domain"
+    )
+    evaluate: Mapping[str, EvaluationCorpus] = Field(
+        default={}, description="held-out texts by name: the new domain and what should be kept; of tasks, the latter"
+    )
+    relearn: RelearnRule | None = Field(
+        default=None, description="a few steps on old text after each run, to tell spurious forgetting from real"
+    )
     suite: tuple[str, ...] = Field(
         default=(), description="questions for the base and for every run at its end: `small`, or tasks of lm-eval"
     )
@@ -144,7 +87,7 @@ class CompareRecipe(Part):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        taken = [name for name in (*TUNING_PLACEHOLDERS, "adapter", "seed") if name in self.train]
+        taken = [name for name in (*TUNING_PLACEHOLDERS, *GIVEN_BY_THE_RUNNER) if name in self.train]
         if taken:
             raise ValueError(f"train: {', '.join(taken)} is given by the comparison itself, leave it out")
         if self.control not in self.arms:
@@ -162,13 +105,15 @@ class CompareRecipe(Part):
                 f"evaluate_at: {max(self.evaluate_at)} is not before the last step, {self.train['steps']}, "
                 "which is always evaluated"
             )
+        if self.hopeless is not None and self.tasks:
+            raise ValueError("hopeless: is judged at steps on the way, and a sequence is evaluated after tasks alone")
         if self.hopeless is not None and not self.evaluate_at:
             raise ValueError("hopeless: is judged at evaluations on the way, so give evaluate_at")
         if self.state_divergence and not self.divergence:
             raise ValueError("state_divergence: is the divergence on the way, so leave divergence on")
         if self.noise_floor == 1:
             raise ValueError("noise_floor: needs at least 2 evaluations, better 5; 0 for none")
-        if not any(corpus.new_domain for corpus in self.evaluate.values()):
+        if not any(corpus.new_domain for corpus in self.corpora.values()):
             raise ValueError("evaluate: mark the domain that is being learned with `new_domain: true`")
         anchorless = [name for name, rule in self.arms.items() if needs_anchor(rule) and not self.train.get("anchor")]
         if anchorless:
@@ -181,6 +126,36 @@ class CompareRecipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        if not self.tasks:
+            return self
+        if len(self.tasks) == 1:
+            raise ValueError("tasks: one task is no sequence: name a second, or give train.data and evaluate instead")
+        if "data" in self.train:
+            raise ValueError("tasks: each names its own text, so train.data may not be given with them")
+        marked = [name for name, corpus in self.evaluate.items() if corpus.new_domain]
+        if marked:
+            raise ValueError(
+                f"evaluate: {', '.join(marked)}: the texts of the tasks are the new domains: leave new_domain out"
+            )
+        if self.evaluate_at:
+            raise ValueError("evaluate_at: a sequence is evaluated after every task: leave it out")
+        names = [task.name for task in self.tasks]
+        taken = sorted({name for name in names if names.count(name) > 1 or name in self.evaluate})
+        if taken:
+            raise ValueError(f"tasks: {', '.join(taken)} names two texts: give every task and held-out text its own")
+        return self
+
+    @model_validator(mode="after")
+    def _check_relearn(self) -> Self:
+        unknown = [name for name in (self.relearn and self.relearn.texts) or () if name not in self.corpora]
+        if unknown:
+            raise ValueError(f"relearn.texts: {', '.join(unknown)} is none of {', '.join(self.corpora)}")
+        if self.relearn is not None and not self.relearned_texts:
+            raise ValueError("relearn: there is no retention text in evaluate that could have been forgotten: add one")
+        return self
+
+    @model_validator(mode="after")
     def _check_adapters(self) -> Self:
         shared = self.train.get("method")
         for name, rule in self.arms.items():
@@ -189,6 +164,25 @@ class CompareRecipe(Part):
             if conflict is not None:
                 raise ValueError(f"arms.{name}: {conflict}")
         return self
+
+    @property
+    def corpora(self) -> Mapping[str, EvaluationCorpus]:
+        """Every held-out text by name, those of tasks first."""
+        tasks = {task.name: task.evaluate.model_copy(update={"new_domain": True}) for task in self.tasks}
+        return {**tasks, **self.evaluate}
+
+    @property
+    def relearned_texts(self) -> tuple[str, ...]:
+        """The held-out texts that are measured again after relearning; none without it."""
+        if self.relearn is None:
+            return ()
+        return self.relearn.texts or tuple(name for name, corpus in self.evaluate.items() if not corpus.new_domain)
+
+    def list_trainings(self) -> tuple[Mapping[str, Any], ...]:
+        """What each run trains, one after the other: `train`, or `train` with each task's text and steps."""
+        if not self.tasks:
+            return (self.train,)
+        return tuple(complete_train(self.train, task.data.model_dump(mode="json"), task.steps) for task in self.tasks)
 
     def _iter_rates(self) -> Iterator[tuple[str, tuple[float, ...]]]:
         yield "learning_rates", self.learning_rates or ()
@@ -200,20 +194,25 @@ class CompareRecipe(Part):
         return tuple(Path(rule.plan) for rule in self.arms.values() if rule.plan)
 
 
-def needs_anchor(rule: ArmRule) -> bool:
-    """Whether an arm's method cannot do without old data."""
-    return rule.method is not None and METHODS[rule.method.name].needs_anchor
-
-
 def needs_old_data(recipe: CompareRecipe, arm: str) -> bool:
     """Whether an arm sees old data that the base did not generate itself: it is then not data-free."""
     rule = recipe.arms[arm]
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    return not TuneRecipe.model_validate({**recipe.train, **method, **TUNING_PLACEHOLDERS}).is_data_free
+    last = {**recipe.list_trainings()[-1], **method, **TUNING_PLACEHOLDERS, "after": "-" if recipe.tasks else None}
+    return not TuneRecipe.model_validate(last).is_data_free
+
+
+def complete_train(train: Mapping[str, Any], data: Any, steps: int | None) -> dict[str, Any]:
+    """`train` with a task's text, and its steps where it has its own."""
+    return merge_overrides(train, {"data": data, "steps": steps})
 
 
 TUNING_PLACEHOLDERS: dict[str, Any] = {"model": "-", "plan": "-", "output": "-"}
 """What the runner fills in for each run; the rest of a tuning recipe is the comparison's `train`."""
+
+
+GIVEN_BY_THE_RUNNER: Final = ("adapter", "seed", "after", "keep_for_next")
+"""Further fields of a tuning recipe that an arm, or the runner, decides."""
 
 
 def read_compare_recipe(path: Path) -> CompareRecipe:
@@ -231,15 +230,29 @@ def build_compare_recipe(data: Mapping[str, Any], path: Path) -> CompareRecipe:
     Raises:
         RecipeError: with mistakes; all of them are listed, each with its place.
     """
-    problems: list[str] = []
-    for cls, part, prefix in ((CompareRecipe, data, ""), (TuneRecipe, _complete(data.get("train")), "train.")):
+    parts: list[tuple[type[Part], Any]] = [(CompareRecipe, data), *((TuneRecipe, part) for part in _iter_trains(data))]
+    problems: dict[str, None] = {}  # each once: most mistakes of `train` are found again with every task
+    for cls, part in parts:
         try:
             check_recipe(cls, part, path)
         except RecipeError as error:
-            problems += [f"{prefix}{problem}" for problem in error.problems]
+            prefix = "train." if cls is TuneRecipe else ""
+            problems |= dict.fromkeys(f"{prefix}{problem}" for problem in error.problems)
     if problems:
-        raise RecipeError(path, problems)
+        raise RecipeError(path, list(problems))
     return CompareRecipe.model_validate(data)
+
+
+def _iter_trains(data: Mapping[str, Any]) -> Iterator[Any]:
+    """The `train` part as a tuning recipe, once for each task that can be read as one."""
+    train, tasks = data.get("train"), data.get("tasks")
+    readable = [task for task in tasks if isinstance(task, Mapping)] if isinstance(tasks, list) else []
+    if not readable or not isinstance(train, Mapping):
+        yield _complete(train)
+        return
+    for task in readable:
+        steps = task.get("steps")
+        yield _complete(complete_train(train, task.get("data"), steps if isinstance(steps, int) else None))
 
 
 def _complete(train: Any) -> Any:

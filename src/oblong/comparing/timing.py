@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from oblong.comparing.compare import choose_dtype, make_base_job
+from oblong.comparing.evaluating import read_corpora
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
-from oblong.comparing.worker import read_corpora
 from oblong.corpora import Documents
 from oblong.corpora.questions import BUNDLED_TASKS, expand_suite, read_questions
 from oblong.errors import MethodError
@@ -126,7 +126,8 @@ def shorten_training(job: Job, plan: Plan, folder: Path) -> TuneRecipe:
     """A job's recipe with a few steps; its old data is a little of the training text, which need not be generated."""
     file = folder / "plan.yaml"
     plan.write(file)
-    kept = {key: value for key, value in (job.tune or {}).items() if key != "epochs"}
+    first = job.tasks[0].train if job.tasks else {}
+    kept = {key: value for key, value in {**(job.tune or {}), **first}.items() if key != "epochs"}
     changed = {"plan": str(file), "output": str(folder / "run"), "steps": TIMED_STEPS}
     recipe = TuneRecipe.model_validate({**kept, **changed, "warmup_steps": 0, "save_every": 0})
     if recipe.anchor is None:
@@ -195,7 +196,7 @@ def list_uncounted_tasks(recipe: CompareRecipe) -> tuple[str, ...]:
 
 def time_anchor(recipe: CompareRecipe, loaded: LoadedModel) -> float:
     """Seconds to generate the old data, from one batch; a text is read in no time to speak of."""
-    train = TuneRecipe.model_validate({**recipe.train, **TUNING_PLACEHOLDERS})
+    train = TuneRecipe.model_validate({**recipe.list_trainings()[0], **TUNING_PLACEHOLDERS})
     anchor = train.anchor
     if anchor is None or SELF_GENERATED not in anchor.sources:
         return 0.0

@@ -16,9 +16,11 @@ from typing import Final
 
 from filelock import FileLock
 
+from oblong.comparing.evaluating import evaluate_run, read_corpora
 from oblong.comparing.jobs import BASE, JOB_FILE, Job, LossChanges
+from oblong.comparing.relearned import relearn
+from oblong.comparing.sequence_worker import learn_sequence
 from oblong.comparing.states import StateEvaluator, find_last_finite, measure_changes
-from oblong.corpora import Documents, read_documents
 from oblong.errors import NonFinitePredictionError, OblongError
 from oblong.evaluation.evaluate import Corpus, evaluate
 from oblong.evaluation.noise_floor import measure_noise_floor
@@ -26,7 +28,7 @@ from oblong.records import EvaluatedState, Evaluation, RunStatus
 from oblong.tuning.observing import Observer
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.run import tune
-from oblong.tuning.workspace import DELTA_DIRECTORY, RUN_FILE
+from oblong.tuning.workspace import RUN_FILE
 
 WATCH_SECONDS: Final = 0.5
 BATCH_SIZES: Final = (4, 1, 2, 3, 5, 6, 8, 12)  # the first is that of every other evaluation
@@ -65,15 +67,23 @@ def carry_out(job: Job) -> None:
         evaluation = evaluate_base(job, corpora)
         job.report("done", 1, 1)
     else:
-        evaluator = StateEvaluator(job, corpora)
-        step = train_arm(job, evaluator)
-        state = evaluate_arm(job, corpora, step, evaluator.changes)
-        state.evaluation.write(job.state_file(state.step), force=True)
+        state = learn_sequence(job, corpora) if job.tasks else learn_arm(job, corpora)
         evaluation = state.evaluation
         changes = measure_changes(state, Evaluation.read(job.base_evaluation_file))
+        if job.relearn is not None:
+            relearn(job, job.relearn, corpora, changes)
         status = job.read_run().status
         job.report("done", 1, 1, "" if status is RunStatus.COMPLETED else status.value, changes=changes)
     evaluation.write(job.evaluation_file, force=True)
+
+
+def learn_arm(job: Job, corpora: list[Corpus]) -> EvaluatedState:
+    """Tune on the one text, evaluating on the way and at the end."""
+    evaluator = StateEvaluator(job, corpora)
+    step = train_arm(job, evaluator)
+    state = evaluate_arm(job, corpora, step, evaluator.changes)
+    state.evaluation.write(job.state_file(state.step), force=True)
+    return state
 
 
 def train_arm(job: Job, evaluator: StateEvaluator) -> int:
@@ -91,19 +101,8 @@ def train_arm(job: Job, evaluator: StateEvaluator) -> int:
 def evaluate_arm(job: Job, corpora: list[Corpus], step: int, changes: LossChanges | None) -> EvaluatedState:
     """The final state; the last one before it whose predictions are finite numbers, if its own are not."""
     try:
-        evaluation = evaluate(
-            job.model,
-            corpora,
-            delta=job.run_folder / DELTA_DIRECTORY,
-            base=job.model if job.divergence else None,
-            suite=job.suite,
-            suite_limit=job.suite_limit,
-            name=job.arm,
-            window=job.window,
-            stride=job.stride,
-            dtype=job.dtype,
-            threads=job.threads,
-            on_progress=lambda done, total: job.report("evaluating", done, total, changes=changes),
+        evaluation = evaluate_run(
+            job, corpora, job.run_folder, has_divergence=job.divergence, suite=job.suite, changes=changes
         )
     except NonFinitePredictionError:
         return find_last_finite(job)
@@ -135,18 +134,6 @@ def evaluate_base(job: Job, corpora: list[Corpus]) -> Evaluation:
         }
         job.noise_floor_file.write_text(json.dumps(floors, indent=1), encoding="utf-8")
     return evaluations[0]
-
-
-def read_corpora(job: Job) -> list[Corpus]:
-    """The held-out texts, cut as the recipe says."""
-    corpora = []
-    for name, spec in job.corpora.items():
-        documents = read_documents(spec.data, text_field=spec.text_field, limit=spec.documents, name=name)
-        if spec.characters is not None:
-            texts = tuple(text[: spec.characters] for text in documents.texts)
-            documents = Documents(name=name, source=documents.source, texts=texts)
-        corpora.append(Corpus(documents=documents, new_domain=spec.new_domain))
-    return corpora
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,7 +67,13 @@ class Documents:
 
 
 def read_documents(
-    source: str, *, text_field: str = "text", split: str = "train", limit: int | None = None, name: str | None = None
+    source: str,
+    *,
+    text_field: str = "text",
+    split: str = "train",
+    skip: int = 0,
+    limit: int | None = None,
+    name: str | None = None,
 ) -> Documents:
     """Read documents from a file, a folder, a Hub dataset or `bundled:NAME`.
 
@@ -74,20 +81,17 @@ def read_documents(
         source: path, Hub id (`owner/dataset` or `owner/dataset:config`) or `bundled:NAME`.
         text_field: field or column that holds the text, for JSON, CSV, Parquet and Hub datasets.
         split: split of a Hub dataset.
-        limit: keep the first so many documents.
+        skip: leave the first so many documents out.
+        limit: keep the first so many documents of the others.
         name: short name for tables; default: from the source.
 
     Raises:
         DataError: nothing under this name, no such field, no text in it, or unreadable; the message says which.
     """
-    texts: list[str] = []
-    for text in _open_source(source, text_field, split):
-        if text.strip():
-            texts.append(text)
-        if limit is not None and len(texts) >= limit:
-            break
+    written = (text for text in _open_source(source, text_field, split) if text.strip())
+    texts = list(islice(written, skip, None if limit is None else skip + limit))
     if not texts:
-        raise DataError(f"{source}: contains no text")
+        raise DataError(f"{source}: contains no text" + (f" after the first {skip} documents" if skip else ""))
     return Documents(name=name or _default_name(source), source=source, texts=tuple(texts))
 
 

@@ -72,6 +72,35 @@ def bootstrap_difference(
     return _bootstrap(nll_SD, collect_tokens(after[0]), seed, num_resamples, confidence, is_difference=True)
 
 
+def bootstrap_difference_of_differences(
+    one: tuple[PerSeed, PerSeed],
+    other: tuple[PerSeed, PerSeed],
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Difference between two differences of losses, in nats per token, all four paired over documents and seeds.
+
+    mean over seeds of  sum_d ((nll_after - nll_before)_one - (nll_after - nll_before)_other) / sum_d tokens
+
+    Args:
+        one: after and before, each `S x D` scores.
+        other: the same of the other side, with the same seeds in the same order.
+        seed: of the resampling.
+        num_resamples: bootstrap resamples.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        DataError: see `bootstrap_difference`.
+    """
+    for scores in (one[1], *other):
+        check_pairing(one[0], scores)
+    one_SD, other_SD = (collect_nll(after) - collect_nll(before) for after, before in (one, other))
+    tokens_D = collect_tokens(one[0][0])
+    return _bootstrap(one_SD - other_SD, tokens_D, seed, num_resamples, confidence, is_difference=True)
+
+
 def bootstrap_loss(
     documents: Sequence[DocumentScore], *, seed: int = 0, num_resamples: int = 10_000, confidence: float = 0.95
 ) -> Interval:

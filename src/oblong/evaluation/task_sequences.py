@@ -60,7 +60,7 @@ def compute_average(scores: Matrix) -> float:
 
     Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, Eq. 2.
     """
-    return float(_check(scores)[-1].mean())
+    return float(average_of(_check(scores)))
 
 
 def compute_backward_transfer(scores: Matrix) -> float:
@@ -76,8 +76,7 @@ def compute_backward_transfer(scores: Matrix) -> float:
 
     Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, Eq. 3.
     """
-    matrix_TT = _check(scores)
-    return float((matrix_TT[-1] - matrix_TT.diagonal())[:-1].mean())
+    return float(backward_transfer_of(_check(scores)))
 
 
 def compute_forward_transfer(scores: Matrix, before: Sequence[float]) -> float:
@@ -101,7 +100,7 @@ def compute_forward_transfer(scores: Matrix, before: Sequence[float]) -> float:
     before_T = np.asarray(before, dtype=np.float64)
     if before_T.shape != matrix_TT.shape[:1] or not np.isfinite(before_T).all():
         raise DataError(f"forward transfer needs one finite score per task from before: {len(matrix_TT)} of them")
-    return float((matrix_TT.diagonal(offset=1) - before_T[1:]).mean())
+    return float(forward_transfer_of(matrix_TT - before_T))
 
 
 def compute_forgetting(scores: Matrix) -> float:
@@ -120,8 +119,32 @@ def compute_forgetting(scores: Matrix) -> float:
 
     Source: Chaudhry et al. 2018, arXiv:1801.10112, Eq. 3.
     """
-    matrix_TT = _check(scores)
-    return float((matrix_TT[:-1].max(axis=0) - matrix_TT[-1])[:-1].mean())
+    return float(forgetting_of(_check(scores)))
+
+
+# --- for many matrices at once, such as bootstrap resamples: `... x T x T` scores to `...` values --------------------
+
+
+def average_of(scores: Array) -> Array:
+    """See `compute_average`."""
+    return np.asarray(scores[..., -1, :].mean(axis=-1))
+
+
+def backward_transfer_of(scores: Array) -> Array:
+    """See `compute_backward_transfer`."""
+    learned = np.diagonal(scores, axis1=-2, axis2=-1)
+    return np.asarray((scores[..., -1, :] - learned)[..., :-1].mean(axis=-1))
+
+
+def forward_transfer_of(scores: Array) -> Array:
+    """See `compute_forward_transfer`; scores are relative to those before the first task."""
+    return np.asarray(np.diagonal(scores, offset=1, axis1=-2, axis2=-1).mean(axis=-1))
+
+
+def forgetting_of(scores: Array) -> Array:
+    """See `compute_forgetting`."""
+    best = scores[..., :-1, :].max(axis=-2)
+    return np.asarray((best - scores[..., -1, :])[..., :-1].mean(axis=-1))
 
 
 def _check(scores: Matrix) -> Array:

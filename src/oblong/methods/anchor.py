@@ -49,6 +49,25 @@ class AnchorData:
         """Number of groups."""
         return len(self.sources)
 
+    def take_newest(self) -> AnchorData:
+        """The last group alone."""
+        chosen = self.tasks == self.num_tasks - 1
+        tasks = torch.zeros_like(self.tasks[chosen])
+        return AnchorData(blocks=self.blocks[chosen], tasks=tasks, sources=self.sources[-1:])
+
+    def add_group(self, blocks: Tensor, source: str) -> AnchorData:
+        """The same with one more group.
+
+        Args:
+            blocks: token ids, num_blocks x sequence_length, int64.
+            source: its name.
+        """
+        return AnchorData(
+            blocks=torch.cat([self.blocks, blocks]),
+            tasks=torch.cat([self.tasks, torch.full((len(blocks),), self.num_tasks)]),
+            sources=(*self.sources, source),
+        )
+
     def draw(self, count: int, *, seed: int, step: int, task: int | None = None) -> Tensor:
         """Blocks for one step, drawn without replacement while they last.
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from oblong.errors import MethodError
 from oblong.methods.anchor_losses import compute_anchor_gradients
 from oblong.methods.options import ClasspOptions
-from oblong.methods.protocol import Method, Sizes, Training
+from oblong.methods.protocol import Method, Sizes, State, Training
 
 
 class Classp(torch.optim.Optimizer):
@@ -87,6 +87,7 @@ class ClasspMethod(Method):
     def __init__(self, options: ClasspOptions) -> None:
         self._options = options
         self._sums: dict[str, Tensor] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
 
     def prepare(self, training: Training) -> None:
         """Remember the trained parameters."""
@@ -95,7 +96,7 @@ class ClasspMethod(Method):
     def measure(self) -> None:
         """Sum |g|^p over anchor blocks, if that was asked for; above-threshold gradients only, as in training."""
         count = self._options.anchor_blocks
-        if not count or not self._options.strength:
+        if not count or not self._options.strength or self._sums:  # the tasks before have filled them
             return
         if self._training.anchor is None:
             raise MethodError("classp: anchor_blocks needs old data: give an anchor, or leave anchor_blocks at 0")
@@ -120,7 +121,19 @@ class ClasspMethod(Method):
         optimizer = Classp([{"params": group["params"]} for group in groups], learning_rate, self._options)
         for name, sums in self._sums.items():
             optimizer.fill(self._training.trained[name], sums)
+        self._optimizer = optimizer
         return optimizer
+
+    def keep_for_next_task(self) -> State:
+        """The sums: what was adjusted for one task resists the next."""
+        if self._optimizer is None:
+            return {}
+        state = self._optimizer.state
+        return {"sums": {name: state[v]["sum"] for name, v in self._training.trained.items() if "sum" in state[v]}}
+
+    def start_next_task(self, state: State) -> None:
+        """Go on from the sums of the tasks before."""
+        self._sums = state.get("sums", {})
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """One sum per weight instead of Adam's two moments; temporaries of one tensor."""

@@ -33,8 +33,12 @@ class ElasticWeightConsolidation(QuadraticPenalty):
         self._options = options
 
     def measure(self) -> None:
-        """Estimate the Fisher information of the anchor data at the weights of the moment."""
-        fisher = estimate_fisher(self.training, self._options)
+        """Estimate the Fisher information of the anchor data at the weights of the moment.
+
+        Where tasks before have left an importance, that of the newest task is added to it.
+        """
+        training = self.training if self.importance is None else self.training.on_newest_anchor()
+        fisher = estimate_fisher(training, self._options)
         fisher = normalise(fisher) if self._options.normalise else fisher
         if self.importance is not None:
             old, decay = self.importance, self._options.decay

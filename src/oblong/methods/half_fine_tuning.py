@@ -14,6 +14,7 @@ import torch
 from oblong.checkpoints.roles import classify_role
 from oblong.methods.frozen_tensors import FrozenTensors
 from oblong.methods.options import HalfFineTuningOptions
+from oblong.methods.protocol import State
 
 
 class HalfFineTuning(FrozenTensors):
@@ -22,15 +23,33 @@ class HalfFineTuning(FrozenTensors):
     def __init__(self, options: HalfFineTuningOptions) -> None:
         super().__init__()
         self._options = options
+        self._first_stage = 0
         self._drawn: tuple[int, frozenset[str]] | None = None
 
     def choose_frozen(self, step: int) -> frozenset[str]:
         """The frozen tensors of the step's stage."""
-        stage = step // self._options.stage_steps if self._options.stage_steps else 0
+        stage = self._first_stage + (step // self._options.stage_steps if self._options.stage_steps else 0)
         if self._drawn is None or self._drawn[0] != stage:
             seed = self._training.seed * 1_000_003 + stage
             self._drawn = stage, draw_frozen(tuple(self._training.trained), self._options.strength, seed=seed)
         return self._drawn[1]
+
+    def keep_for_next_task(self) -> State:
+        """How many stages there were: each task begins a new one."""
+        return {"num_stages": 1 + (self._first_stage if self._drawn is None else self._drawn[0])}
+
+    def start_next_task(self, state: State) -> None:
+        """Draw anew."""
+        self._first_stage = state["num_stages"]
+
+    def state_dict(self) -> State:
+        """The number of steps, and of the stages of tasks before."""
+        return {**super().state_dict(), "first_stage": self._first_stage}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a step."""
+        super().load_state_dict(state)
+        self._first_stage = state.get("first_stage", 0)
 
 
 def draw_frozen(names: tuple[str, ...], share: float, *, seed: int) -> frozenset[str]:

@@ -31,8 +31,12 @@ class MemoryAwareSynapses(QuadraticPenalty):
         self._options = options
 
     def measure(self) -> None:
-        """Estimate the importance of every weight for the outputs on anchor data."""
-        importance = estimate_sensitivity(self.training, self._options)
+        """Estimate the importance of every weight for the outputs on anchor data.
+
+        Where tasks before have left an importance, that of the newest task is added to it.
+        """
+        training = self.training if self.importance is None else self.training.on_newest_anchor()
+        importance = estimate_sensitivity(training, self._options)
         importance = normalise(importance) if self._options.normalise else importance
         if self.importance is not None:
             importance = {name: self.importance[name] + value for name, value in importance.items()}

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from oblong.errors import MethodError
 from oblong.methods.anchor import AnchorData
 from oblong.methods.memory import forecast_sizes, refuse_if_too_large
-from oblong.methods.protocol import Batch, Method, PlainFineTuning, Training
+from oblong.methods.protocol import Batch, Method, PlainFineTuning, State, Training
 from oblong.methods.token_losses import mask_predicted
 
 METHOD_FILE: Final = "method.pt"
@@ -34,6 +34,7 @@ class MethodTrainerMixin:
     Args:
         method: what to do against forgetting.
         anchor: old data, for methods that need it.
+        memory: what the same method kept of the tasks before; None if this is the first.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class MethodTrainerMixin:
         *args: Any,
         method: Method | None = None,
         anchor: AnchorData | None = None,
+        memory: State | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self.method: Method = PlainFineTuning() if method is None else method
         self._anchor = anchor
+        self._memory = memory
         self._gradients_changed = False
         refuse_setting(self, whole_tensors=self.method.whole_tensors)
         self.add_callback(AfterStep(self.method))  # type: ignore[attr-defined]
@@ -63,6 +66,8 @@ class MethodTrainerMixin:
         sizes = forecast_sizes(training, next(training.read_items(1), None))
         refuse_if_too_large(self.method.forecast_bytes(sizes), training.device)
         self.method.prepare(training)
+        if self._memory is not None:
+            self.method.start_next_task(self._memory)
         if resume_from_checkpoint:
             self.load_method(Path(resume_from_checkpoint), training.device)
         else:

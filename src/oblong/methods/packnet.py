@@ -16,7 +16,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -109,6 +109,25 @@ class PackNet(Method):
         """Go on in the middle of a task; its weights are in the checkpoint."""
         self.owners, self.task, self.report = state["owners"], state["task"], state["report"]
 
+    def keep_for_next_task(self) -> State:
+        """Who owns what, and the task's number."""
+        return {"owners": self.owners, "task": self.task}
+
+    def start_next_task(self, state: State) -> None:
+        """The weights of the tasks before stay theirs."""
+        device = self.training.device
+        self.owners = {name: owner.to(device) for name, owner in state["owners"].items()}
+        self.task = state["task"]
+
+    @property
+    def reads_by_task(self) -> bool:
+        """Where freed weights were zero, hiding them again gives an older task's model back."""
+        return self._options.strength > 0 and self._options.zero_freed
+
+    def as_told(self, task: int) -> AbstractContextManager[None]:
+        """See `reading`, where the base is task 1."""
+        return self.reading(BASE_TASK + 1 + task)
+
     def forecast_bytes(self, sizes: Sizes) -> int:
         """A byte per weight, the weights before a step, and the ranking of one tensor."""
         return 5 * sizes.num_trained + 12 * sizes.largest_matrix
@@ -128,12 +147,13 @@ class PackNet(Method):
             value.masked_fill_(freed, 0.0)
 
     def _retrain(self) -> None:
-        """Mend what the current task still owns."""
+        """Mend what the current task still owns: the base on all old data, a task of a sequence on its own text."""
         options, trained = self._options, self.training.trained
+        training = self.training if self.task == BASE_TASK else self.training.on_newest_anchor()
         optimizer = torch.optim.AdamW(trained.values(), lr=options.retrain_learning_rate, weight_decay=0.0)
         for step in range(options.retrain_steps):
-            blocks_NT = self.training.old_data.draw(options.retrain_batch, seed=self.training.seed, step=step)
-            for name, gradient in compute_anchor_gradients(self.training, blocks_NT).items():
+            blocks_NT = training.old_data.draw(options.retrain_batch, seed=training.seed, step=step)
+            for name, gradient in compute_anchor_gradients(training, blocks_NT).items():
                 trained[name].grad = gradient.masked_fill(self.owners[name] != self.task, 0.0)
             optimizer.step()
         for value in trained.values():

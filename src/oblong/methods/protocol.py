@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -66,6 +66,10 @@ class Training:
         if self.anchor is None:
             raise MethodError("this method needs old data: give an anchor, for example one that the base generates")
         return self.anchor
+
+    def on_newest_anchor(self) -> Training:
+        """The same with the newest group of old data alone: in a sequence, the task that was learned last."""
+        return replace(self, anchor=self.old_data.take_newest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,23 @@ class Method(Protocol):
     def load_state_dict(self, state: State) -> None:
         """Go on from `state_dict`; called after `prepare`, instead of `measure`."""
         return
+
+    def keep_for_next_task(self) -> State:
+        """After `finish`: what the method must know of this task and those before when it learns the next one."""
+        return {}
+
+    def start_next_task(self, state: State) -> None:
+        """Take over `keep_for_next_task` of the task before; called after `prepare`, before `measure`."""
+        return
+
+    @property
+    def reads_by_task(self) -> bool:
+        """Whether the model answers otherwise when it is told which of the learned tasks a text is of."""
+        return False
+
+    def as_told(self, task: int) -> AbstractContextManager[None]:
+        """Inside the block it is told: 0 is the first task learned. For a method that reads by task."""
+        return nullcontext()
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """Peak memory in addition to plain fine-tuning's."""

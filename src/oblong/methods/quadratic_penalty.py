@@ -83,6 +83,16 @@ class QuadraticPenalty(Method):
         """Go on with the importance that was measured."""
         self.importance = state.get("importance")
 
+    def keep_for_next_task(self) -> State:
+        """The importance; theta* are the weights that the next task starts from."""
+        return QuadraticPenalty.state_dict(self)
+
+    def start_next_task(self, state: State) -> None:
+        """Go on with the importance of the tasks before."""
+        if "importance" in state:
+            device = self.training.device
+            self.importance = {name: value.to(device) for name, value in state["importance"].items()}
+
     def forecast_bytes(self, sizes: Sizes) -> int:
         """theta*, Omega, and one tensor's difference at a time."""
         return 4 * (1 + self.has_importance) * sizes.num_trained + 8 * sizes.largest_matrix

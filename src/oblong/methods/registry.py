@@ -48,6 +48,7 @@ class MethodSpec:
         measures_anchor: it reads all of the old data through, once, before training.
         may_leave_unmoved: tensors of the Plan may rightly end where they began.
         adds_modules: the tuned model has modules that the base lacks, so a delta checkpoint cannot hold it.
+        old_data_once: in a sequence of tasks, old data is read at the first of them alone.
     """
 
     options: type[MethodOptions]
@@ -61,6 +62,7 @@ class MethodSpec:
     measures_anchor: bool = False
     may_leave_unmoved: bool = False
     adds_modules: bool = False
+    old_data_once: bool = False
 
     @property
     def uses_anchor(self) -> bool:
@@ -100,6 +102,7 @@ _SPECS: Final = (
         code="si:SynapticIntelligence",
         summary="distance from the base, weighted by what each weight did for the loss on its way",
         needs_anchor=True,
+        old_data_once=True,
     ),
     MethodSpec(
         options=opt.ReplayOptions,
@@ -243,6 +246,15 @@ _SPECS: Final = (
 
 METHODS: Final[Mapping[str, MethodSpec]] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
+_ARCHITECTURES: Final[Mapping[str, str]] = {
+    "progressive_columns": "progressive_columns.ProgressiveColumns",
+    "pnn": "progressive_columns.ProgressiveColumns",
+    "lora_experts": "lora_experts.LoraExperts",
+    "routing": "lora_experts.LoraExperts",
+    "expert_gate": "lora_experts.ExpertGate",
+}
+"""Methods that are models of their own: by each name that they go by, where they are under `oblong.methods`."""
+
 
 def parse_method(data: Any) -> MethodOptions:
     """Check a recipe's `method`: a bare name, or a mapping with `name` and options.
@@ -255,6 +267,12 @@ def parse_method(data: Any) -> MethodOptions:
     given = {"name": data} if isinstance(data, str) else data
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ValueError("give a name and options, such as {name: l2_sp, strength: 0.1}")
+    if given["name"] in _ARCHITECTURES:
+        raise ValueError(
+            f"{given['name']} adds modules to the model and must be told which task a text is of, and a recipe trains "
+            f"the model's own tensors: use oblong.methods.{_ARCHITECTURES[given['name']]} from Python (where the task "
+            "is not known the base answers), or packnet, which also keeps weights of its own for every task"
+        )
     if given["name"] not in METHODS:
         raise ValueError(f"no method is called {given['name']!r}; there are {', '.join(METHODS)}")
     options = METHODS[given["name"]].options

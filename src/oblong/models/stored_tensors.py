@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -81,6 +81,23 @@ class StoredTensors:
             buffer[start : start + chunk.size] = torch.from_numpy(chunk)
             start += chunk.size
         return buffer.view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+class ChangedTensors(StoredTensors):
+    """The tensors of a checkpoint with other values for some of them; digests stay the checkpoint's.
+
+    Args:
+        stored: the checkpoint's.
+        changes: values by name, of the same shapes and storage dtypes.
+    """
+
+    def __init__(self, stored: StoredTensors, changes: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(stored.checkpoint)
+        self._changes = changes
+
+    def read(self, name: str) -> torch.Tensor:
+        """The new value of a changed tensor, a copy; see `StoredTensors.read` for the others."""
+        return self._changes[name].clone() if name in self._changes else super().read(name)
 
 
 def open_stored_tensors(path: Path) -> StoredTensors:

@@ -13,11 +13,13 @@ from oblong.records.comparison import (
     ReferencePoint,
     Retention,
     RetentionMeasure,
+    TaskRun,
 )
 from oblong.records.evaluation import CorpusScore, DocumentScore, Drift, Evaluation
 from oblong.records.interval import Interval
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
+from oblong.records.relearning import RelearnedScores, RelearnedText, RelearningProbe
 from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
 from oblong.records.scan import (
     HEAD_ROLES,
@@ -30,6 +32,7 @@ from oblong.records.scan import (
     Status,
     Unit,
 )
+from oblong.records.sequence import ArmSequence, SequenceMeasure, SequenceMeasures, TaskSequence
 from oblong.records.spectra import SpectraFile
 from oblong.records.speech_delta import SPEECH_DELTA_FILE, LoraShape, SpeechDelta, TensorIdentity, Tower
 from oblong.records.speech_evaluation import (
@@ -68,6 +71,7 @@ __all__ = [
     "ArmInfo",
     "ArmRetention",
     "ArmRun",
+    "ArmSequence",
     "AtGain",
     "BestCheckpoint",
     "Budget",
@@ -98,6 +102,9 @@ __all__ = [
     "Reach",
     "Record",
     "ReferencePoint",
+    "RelearnedScores",
+    "RelearnedText",
+    "RelearningProbe",
     "Retention",
     "RetentionMeasure",
     "Rule",
@@ -106,6 +113,8 @@ __all__ = [
     "Scan",
     "ScanConfig",
     "ScanHeader",
+    "SequenceMeasure",
+    "SequenceMeasures",
     "SkippedAudio",
     "SpectraFile",
     "SpeechData",
@@ -120,7 +129,9 @@ __all__ = [
     "StageRecord",
     "Status",
     "TaskChange",
+    "TaskRun",
     "TaskScore",
+    "TaskSequence",
     "TensorDigest",
     "TensorIdentity",
     "TextRetention",

@@ -13,7 +13,9 @@ from oblong.records.evaluation import Evaluation
 from oblong.records.interval import Interval
 from oblong.records.notebook import render_comparison_html
 from oblong.records.plan import Plan
+from oblong.records.relearning import RelearnedText, RelearningProbe
 from oblong.records.run import Run
+from oblong.records.sequence import TaskSequence
 from oblong.records.suite import TaskChange
 
 COMPARISON_KIND: Final = "oblong.comparison"
@@ -27,18 +29,36 @@ class EvaluatedState(Part):
     evaluation: Evaluation = Field(description="with KL(base || model) where the recipe asks for it at every state")
 
 
+class TaskRun(Part):
+    """One task of a run's sequence."""
+
+    task: str
+    run: Run
+    evaluation: Evaluation | None = Field(description="after it; null if its predictions were not finite numbers")
+    told: Evaluation | None = Field(
+        default=None, description="of the learned tasks' texts, the model being told which task each is of"
+    )
+
+
 class ArmRun(Part):
     """One arm with one learning rate and one seed."""
 
     arm: str
     seed: int
     learning_rate: float | None = Field(default=None, gt=0, description="peak; null in records of version 1")
-    run: Run
+    run: Run = Field(description="of a sequence, that of the last task that was learned")
     evaluation: Evaluation = Field(description="of the last state whose predictions are finite numbers")
     states: tuple[EvaluatedState, ...] = Field(
         default=(), description="by rising step, the last one is `evaluation`; empty in records of version 1"
     )
     stopped: str | None = Field(default=None, description="why the run ended before its last step; null if it did not")
+    tasks: tuple[TaskRun, ...] = Field(default=(), description="of a sequence, in the order of learning")
+    relearning: RelearningProbe | None = Field(default=None, description="null where nothing was relearned")
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every training of it: one, or one for each task of a sequence."""
+        return tuple(task.run for task in self.tasks) or (self.run,)
 
 
 class Change(Part):
@@ -158,6 +178,10 @@ class Comparison(Record):
     retention: tuple[Retention, ...] = Field(
         default=(),
         description="of a sweep: all retention corpora pooled first, if there are several, then each by itself",
+    )
+    sequence: TaskSequence | None = Field(default=None, description="of a sequence of tasks; null without one")
+    relearning: tuple[RelearnedText, ...] = Field(
+        default=(), description="by text and arm, what came back after a few steps on old text; empty without"
     )
     data_free: Mapping[str, bool] = Field(
         default={}, description="by arm: whether it used no old data but what the base itself generates"

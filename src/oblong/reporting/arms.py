@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from oblong.records import ArmRun, Comparison
+from oblong.records import ArmRun, Comparison, TrainingPoint
 
 PLAIN: Final = "plain"  # the method that changes nothing
 SEEDS_THAT_SHOW_VARIATION: Final = 3  # from here on the intervals count the spread between seeds too
@@ -21,6 +21,15 @@ def runs_of(comparison: Comparison, arm: str) -> tuple[ArmRun, ...]:
     """The runs of one arm, one per seed; of a sweep, those at the learning rate that its changes stand for."""
     rate = rate_of(comparison, arm)
     return tuple(run for run in comparison.runs if run.arm == arm and (rate is None or run.learning_rate == rate))
+
+
+def iter_history(run: ArmRun) -> Iterator[TrainingPoint]:
+    """The logged steps of a run; in a sequence, those of all its tasks, counted on from one to the next."""
+    done = 0
+    for training in run.runs:
+        for point in training.history:
+            yield point.model_copy(update={"step": done + point.step})
+        done += training.num_steps
 
 
 def num_seeds(comparison: Comparison) -> int:

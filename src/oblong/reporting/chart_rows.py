@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from oblong.records import Change, Comparison, Measures, Plan, Scan, Unit
-from oblong.reporting.arms import runs_of
+from oblong.reporting.arms import iter_history, runs_of
 from oblong.reporting.verdicts import changes_on, general_corpora, new_domains
 
 Row = dict[str, Any]
@@ -193,7 +193,7 @@ def loss_rows(comparison: Comparison) -> list[Row]:
         {"arm": arm_run.arm, "seed": arm_run.seed, "step": point.step, "loss": point.loss}
         for arm in comparison.arms
         for arm_run in runs_of(comparison, arm)
-        for point in arm_run.run.history
+        for point in iter_history(arm_run)
     ]
 
 
@@ -204,7 +204,7 @@ def mean_loss_rows(comparison: Comparison) -> list[Row]:
         runs = runs_of(comparison, arm)
         losses: dict[int, list[float]] = {}
         for arm_run in runs:
-            for point in arm_run.run.history:
+            for point in iter_history(arm_run):
                 if point.loss is not None:
                     losses.setdefault(point.step, []).append(point.loss)
         complete = sorted((step, values) for step, values in losses.items() if len(values) == len(runs))

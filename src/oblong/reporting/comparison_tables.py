@@ -84,6 +84,8 @@ class OutcomeSection:
 class CostRow:
     """What one arm trained and what that took; means over its seeds, the peak over them for memory.
 
+    The time of a sequence is that of all its tasks; each of its trainings counts as a run.
+
     Of a sweep, at the learning rate that the other table shows; `num_diverged` counts over all rates.
     """
 
@@ -144,8 +146,8 @@ def cost_rows(comparison: Comparison) -> tuple[CostRow, ...]:
 
 def _cost_row(comparison: Comparison, arm: str) -> CostRow:
     arm_runs = runs_of(comparison, arm)
-    runs = [arm_run.run for arm_run in arm_runs]
-    all_runs = [arm_run.run for arm_run in comparison.runs if arm_run.arm == arm]
+    runs = [run for arm_run in arm_runs for run in arm_run.runs]
+    all_runs = [run for arm_run in comparison.runs if arm_run.arm == arm for run in arm_run.runs]
     drifts = [arm_run.evaluation.drift for arm_run in arm_runs]
     num_trainable = round(fmean(run.num_trainable for run in runs))
     return CostRow(
@@ -158,7 +160,7 @@ def _cost_row(comparison: Comparison, arm: str) -> CostRow:
         num_trainable=num_trainable,
         share=num_trainable / runs[0].num_parameters,
         fraction_moved=_mean_or_none([drift.fraction_moved if drift else None for drift in drifts]),
-        seconds=fmean(run.seconds for run in runs),
+        seconds=sum(run.seconds for run in runs) / len(arm_runs),
         tokens_per_second=fmean(run.tokens_per_second for run in runs),
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
     )

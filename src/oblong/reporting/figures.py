@@ -191,7 +191,8 @@ def _training_figures(comparison: Comparison | None, styles: dict[str, ArmStyle]
     yield Figure(
         key="training-loss",
         title="Training loss",
-        caption="Bold: mean over the seeds. Faint: single seeds.",
+        caption="Bold: mean over the seeds. Faint: single seeds."
+        + (" The tasks follow one another." if comparison.sequence else ""),
         alt_text="Training loss against step, one line per arm.",
         chart=loss_curves(comparison, styles),
     )

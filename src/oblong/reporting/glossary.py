@@ -25,6 +25,8 @@ GLOSSARY: Final[Mapping[str, str]] = {
     "loss": "Negative log-likelihood per token on held-out text, in nats; exp of it is the perplexity.",
     "gain": "How far the loss on the new domain has fallen, nats per token.",
     "forgetting": "How far the loss on a text that was to be kept has risen, nats per token; negative if it fell.",
+    "backward transfer": "What later tasks of a sequence did to the gain on earlier ones; below 0 they damaged them.",
+    "forward transfer": "What earlier tasks of a sequence did for later ones before these were learned.",
     "front": "Of an arm's states, over all its learning rates and steps, those that no other one beats in gain and "
     "forgetting at once.",
     "hypervolume": "The area between an arm's front and a fixed corner: larger means more learned for less forgotten.",

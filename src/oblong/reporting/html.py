@@ -57,7 +57,24 @@ from oblong.reporting.page_rows import (
     status_rows,
 )
 from oblong.reporting.reading import Topic, read_comparison
+from oblong.reporting.relearning_tables import (
+    RELEARNING_HEADINGS,
+    list_relearned,
+    relearning_caption,
+    relearning_cells,
+)
+from oblong.reporting.relearning_tables import is_decided as is_relearning_decided
 from oblong.reporting.scan_reading import read_scan
+from oblong.reporting.sequence_tables import (
+    MEASURE_HEADINGS as SEQUENCE_HEADINGS,
+)
+from oblong.reporting.sequence_tables import (
+    matrix_caption,
+    matrix_sections,
+    measure_caption,
+    measure_cells,
+    measure_sections,
+)
 from oblong.reporting.suite_tables import (
     ANSWER_CAPTION,
     ANSWER_HEADINGS,
@@ -186,6 +203,7 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
             (section, list(zip(section.rows, map(gain_cells, section.rows), gain_bars(section), strict=True)))
             for section in sections
         ],
+        **_sequence_context(comparison),
         "gain_headings": GAIN_HEADINGS,
         "gain_caption": f"{gain_caption(comparison, sections)} {describe_hypervolume(sections)}" if sections else "",
         "section_title": section_title,
@@ -207,6 +225,26 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
             for change in comparison.answers
         ],
         "answer_reading": describe_answers(comparison.answers),
+    }
+
+
+def _sequence_context(comparison: Comparison) -> dict[str, Any]:
+    sequence = comparison.sequence
+    return {
+        "sequence": sequence,
+        "matrices": () if sequence is None else matrix_sections(sequence),
+        "matrix_caption": "" if sequence is None else matrix_caption(sequence),
+        "measured": [
+            (section, [(row, measure_cells(row)) for row in section.rows]) for section in measure_sections(comparison)
+        ],
+        "sequence_headings": SEQUENCE_HEADINGS,
+        "sequence_caption": measure_caption(comparison),
+        "relearned": [
+            (text, [(entry, relearning_cells(entry), is_relearning_decided(entry)) for entry in entries])
+            for text, entries in list_relearned(comparison)
+        ],
+        "relearning_headings": RELEARNING_HEADINGS,
+        "relearning_caption": relearning_caption(comparison),
     }
 
 

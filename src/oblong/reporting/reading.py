@@ -13,6 +13,8 @@ from oblong.reporting.comparison_tables import CostRow, cost_rows
 from oblong.reporting.formats import format_interval, format_parameters
 from oblong.reporting.gain_reading import describe_gains, describe_sweep_fairness, describe_sweep_limits
 from oblong.reporting.noise_floors import find_noise_floor, has_noise, list_noise_floors
+from oblong.reporting.relearning_tables import describe_relearning
+from oblong.reporting.sequence_reading import describe_sequence
 from oblong.reporting.significance import describe_significance
 from oblong.reporting.verdicts import (
     ALL_NOISE,
@@ -35,9 +37,11 @@ UNEQUAL_BUDGETS: Final = 1.05  # a heuristic: plans fill a budget with whole ten
 class Topic(StrEnum):
     """What a statement is about; the page groups statements by it."""
 
+    SEQUENCE = "Task by task"
     GAIN = "At the same gain"
     LEARNED = "What was learned"
     KEPT = "What became of the rest"
+    RELEARNED = "What comes back"
     CONTROL = "Against the control"
     SIGNIFICANCE = "What is significant"
     FAIRNESS = "Is the comparison fair?"
@@ -63,7 +67,7 @@ class Reading:
     def brief(self) -> tuple[str, ...]:
         """The headline with what qualifies it, for a terminal."""
         at_gain = (Topic.GAIN,) if self.about(Topic.GAIN) else (Topic.SIGNIFICANCE,)
-        topics = (*at_gain, Topic.FAIRNESS, Topic.LIMITS)
+        topics = (Topic.SEQUENCE, *at_gain, Topic.RELEARNED, Topic.FAIRNESS, Topic.LIMITS)
         return (*self.headline, *(text for topic in topics for text in self.about(topic)))
 
     def about(self, topic: Topic) -> tuple[str, ...]:
@@ -75,9 +79,11 @@ def read_comparison(comparison: Comparison) -> Reading:
     """Put a Comparison into words."""
     at_gain = describe_gains(comparison)
     statements = [
+        *(_statement(Topic.SEQUENCE, text) for text in describe_sequence(comparison)[1:]),
         *(_statement(Topic.GAIN, " ".join(paragraphs)) for paragraphs in at_gain[1:]),
         *(_statement(Topic.LEARNED, describe_changes(comparison, corpus)) for corpus in new_domains(comparison)),
         *(_statement(Topic.KEPT, describe_changes(comparison, corpus)) for corpus in general_corpora(comparison)),
+        *(_statement(Topic.RELEARNED, text) for text in describe_relearning(comparison)),
         *(() if at_gain else _read_ends(comparison)),
         *(_statement(Topic.FAIRNESS, text) for text in describe_fairness(comparison)),
         *(_statement(Topic.LIMITS, text) for text in describe_limits(comparison)),
@@ -274,10 +280,11 @@ def compose_headline(comparison: Comparison) -> tuple[str, ...]:
         _count_sentence(comparison, corpus, Direction.HIGHER, "got worse on") for corpus in general_corpora(comparison)
     ]
     seeds = f"All of this rests on {_seeds(comparison)}." if num_seeds(comparison) < SEEDS_THAT_SHOW_VARIATION else ""
+    way = describe_sequence(comparison)[:1]
     if comparison.retention:
-        texts = (*describe_gains(comparison)[0], seeds)
+        texts = (*way, *describe_gains(comparison)[0], seeds)
     else:
-        texts = (" ".join((*learned, *kept)), _headline_control(comparison), seeds)
+        texts = (*way, " ".join((*learned, *kept)), _headline_control(comparison), seeds)
     return tuple(text for text in texts if text)
 
 

@@ -14,8 +14,18 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from oblong.corpora import Documents, read_documents
 from oblong.models.packing import pack_documents
-from oblong.tuning.recipe import TuneRecipe
+from oblong.tuning.recipe import DataRecipe, TuneRecipe
+
+
+def read_training_text(data: DataRecipe) -> Documents:
+    """The documents that a recipe names.
+
+    Raises:
+        DataError: see `read_documents`.
+    """
+    return read_documents(data.source, text_field=data.text_field, split=data.split, skip=data.skip, limit=data.limit)
 
 
 class TrainingBlocks(Dataset[Mapping[str, torch.Tensor]]):

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oblong.errors import RecipeError
-from oblong.methods import SELF_GENERATED
+from oblong.methods import METHODS, SELF_GENERATED
 from oblong.methods.recipe_fields import (
     AnchorField,
     MethodField,
@@ -33,7 +33,8 @@ class DataRecipe(Part):
     )
     text_field: str = Field(default="text", description="field or column that holds the text")
     split: str = Field(default="train", description="split of a Hub dataset")
-    limit: int | None = Field(default=None, gt=0, description="keep the first so many documents")
+    skip: int = Field(default=0, ge=0, description="leave the first so many documents out, such as held-out ones")
+    limit: int | None = Field(default=None, gt=0, description="keep the first so many documents of the others")
 
 
 class TuneRecipe(Part):
@@ -80,6 +81,15 @@ class TuneRecipe(Part):
         default=None, description="old data, for methods that need it: self_generated, bundled:NAME, a file, ..."
     )
 
+    after: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a finished Run with the same Plan: go on from its weights and from what the same method kept",
+    )
+    keep_for_next: bool = Field(
+        default=False, description="keep what the method must know when another run goes on `after` this one"
+    )
+
     @field_validator("data", mode="before")
     @classmethod
     def _accept_bare_source(cls, value: Any) -> Any:
@@ -118,8 +128,14 @@ class TuneRecipe(Part):
 
     @property
     def is_data_free(self) -> bool:
-        """Whether nothing goes in beside the new text but what the base itself generates."""
-        return self.anchor is None or not self.uses_anchor or set(self.anchor.sources) == {SELF_GENERATED}
+        """Whether nothing goes in beside the new text but what the base itself generates.
+
+        The text of a task that was learned before is old text.
+        """
+        if self.anchor is None or self.method is None or not self.uses_anchor:
+            return True
+        sees_tasks_before = self.after is not None and not METHODS[self.method.name].old_data_once
+        return set(self.anchor.sources) == {SELF_GENERATED} and not sees_tasks_before
 
     @property
     def blocks_per_step(self) -> int:

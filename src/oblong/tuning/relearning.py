@@ -11,11 +11,12 @@ Source: Zheng et al. 2025, "Spurious Forgetting in Continual Learning of Languag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 
@@ -26,7 +27,7 @@ from oblong.evaluation.suite import answer_suite
 from oblong.models.causal_lm import LoadedModel, load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.stored_tensors import open_stored_tensors
-from oblong.records import CorpusScore, Interval, Plan, TaskScore
+from oblong.records import CorpusScore, Interval, TaskScore
 from oblong.tuning.apply import apply_plan
 from oblong.tuning.data import build_training_blocks
 from oblong.tuning.observing import as_stored, unwrapped
@@ -36,6 +37,8 @@ from oblong.tuning.trainer import train
 from oblong.tuning.verify import TunedRun, locate_base, read_tuned_run
 
 DEFAULT_STEPS: Final = 10
+
+ScoresT = TypeVar("ScoresT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +128,59 @@ def probe_relearning(
         NonFinitePredictionError: a model predicts NaN or infinity, as after steps at too high a learning rate.
     """
     tuned = read_tuned_run(run)
+    recipe = TuneRecipe.model_validate(tuned.run.recipe)
     model = str(locate_base(tuned.delta.manifest, base))
-    recipe = _make_recipe(tuned, old_text, steps, learning_rate)
-    sides = []
+    measure = partial(_score, corpora=corpora, suite=suite, window=recipe.sequence_length)
     with use_threads(recipe.threads), quiet_transformers():
-        for delta in (None, run / tuned.run.delta):
-            loaded = load_causal_lm(model, dtype=recipe.dtype, delta=delta)
-            before = _score(loaded, corpora, suite, recipe)
-            sides += [before, _relearn(loaded, tuned.plan, old_text, corpora, suite, recipe)]
-    return Relearning(base=sides[0], base_relearned=sides[1], tuned=sides[2], tuned_relearned=sides[3])
+        before = [
+            measure(load_causal_lm(model, dtype=recipe.dtype, delta=delta)) for delta in (None, run / tuned.run.delta)
+        ]
+    after = relearn_both(run, old_text, measure, steps=steps, learning_rate=learning_rate, base=base)
+    return Relearning(base=before[0], tuned=before[1], base_relearned=after[0], tuned_relearned=after[1])
+
+
+def relearn_both(
+    run: Path,
+    old_text: Documents,
+    measure: Callable[[LoadedModel], ScoresT],
+    *,
+    steps: int,
+    learning_rate: float | None = None,
+    base: str | None = None,
+) -> tuple[ScoresT, ScoresT]:
+    """Train the run's tensors on old text for a few steps, from the base and from the tuned model, and measure both.
+
+    Args:
+        run: output of `tune`.
+        old_text: text of the old domain.
+        measure: called with each model after the steps, its weights as a delta checkpoint would hold them.
+        steps: optimizer steps.
+        learning_rate: constant; default: the run's.
+        base: the base model, where it is no longer where the run found it.
+
+    Returns:
+        What `measure` gave for the base and for the tuned model.
+
+    Raises:
+        RecordError, CorruptCheckpointError, ModelNotFoundError: the run or its base is not whole.
+        DataError: the text cannot be used.
+    """
+    tuned = read_tuned_run(run)
+    recipe = _make_recipe(tuned, old_text, steps, learning_rate)
+    model = str(locate_base(tuned.delta.manifest, base))
+
+    def relearn(delta: Path | None) -> ScoresT:
+        loaded = load_causal_lm(model, dtype=recipe.dtype, delta=delta)
+        applied = apply_plan(loaded.model, tuned.plan, allow_other_weights=True)
+        blocks, num_steps = build_training_blocks(old_text.texts, loaded.tokenizer, recipe)
+        with TemporaryDirectory() as checkpoints:
+            train(applied, blocks, recipe, num_steps=num_steps, checkpoints=Path(checkpoints))
+        stored = open_stored_tensors(loaded.path)
+        with as_stored(applied, stored, getattr(torch, recipe.dtype)), unwrapped(loaded.model):
+            return measure(loaded)
+
+    with use_threads(recipe.threads), quiet_transformers():
+        return relearn(None), relearn(run / tuned.run.delta)
 
 
 def _make_recipe(tuned: TunedRun, old_text: Documents, steps: int, learning_rate: float | None) -> TuneRecipe:
@@ -150,30 +197,12 @@ def _make_recipe(tuned: TunedRun, old_text: Documents, steps: int, learning_rate
             "save_every": 0,
             "method": None,
             "anchor": None,
+            "after": None,
         }
     )
 
 
-def _relearn(
-    loaded: LoadedModel,
-    plan: Plan,
-    old_text: Documents,
-    corpora: Sequence[Corpus],
-    suite: Sequence[str],
-    recipe: TuneRecipe,
-) -> ModelScores:
-    """Train in place, then score the weights as a delta checkpoint would hold them."""
-    applied = apply_plan(loaded.model, plan, allow_other_weights=True)
-    blocks, num_steps = build_training_blocks(old_text.texts, loaded.tokenizer, recipe)
-    with TemporaryDirectory() as checkpoints:
-        train(applied, blocks, recipe, num_steps=num_steps, checkpoints=Path(checkpoints))
-    frozen_dtype = getattr(torch, recipe.dtype)
-    with as_stored(applied, open_stored_tensors(loaded.path), frozen_dtype), unwrapped(loaded.model):
-        return _score(loaded, corpora, suite, recipe)
-
-
-def _score(loaded: LoadedModel, corpora: Sequence[Corpus], suite: Sequence[str], recipe: TuneRecipe) -> ModelScores:
+def _score(loaded: LoadedModel, corpora: Sequence[Corpus], suite: Sequence[str], window: int) -> ModelScores:
     return ModelScores(
-        corpora=score_corpora(loaded, corpora, window=recipe.sequence_length, stride=recipe.sequence_length),
-        suite=answer_suite(loaded, suite),
+        corpora=score_corpora(loaded, corpora, window=window, stride=window), suite=answer_suite(loaded, suite)
     )

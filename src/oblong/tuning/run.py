@@ -12,16 +12,18 @@ import torch
 
 from oblong.checkpoints.delta import write_delta
 from oblong.checkpoints.locate import locate_model
-from oblong.corpora import Documents, read_documents
+from oblong.corpora import Documents
 from oblong.methods import build_method
+from oblong.methods.options import PlainOptions
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
-from oblong.models.stored_tensors import open_stored_tensors
+from oblong.models.stored_tensors import ChangedTensors, open_stored_tensors
 from oblong.records import Plan, Provenance, Run, RunStatus, TrainingPoint
 from oblong.tuning.adapters.applying import apply_recipe, obtain_plan
 from oblong.tuning.adapters.protocol import Adapter
 from oblong.tuning.anchor import obtain_anchor
-from oblong.tuning.data import build_training_blocks
+from oblong.tuning.chaining import read_finished_task, write_memory
+from oblong.tuning.data import build_training_blocks, read_training_text
 from oblong.tuning.memory import measure_peak_memory
 from oblong.tuning.observing import Observation, Observer
 from oblong.tuning.prove import digest_unstored, prove_frozen
@@ -75,8 +77,7 @@ def tune(
     output = Path(recipe.output)
     refuse_existing_output(output, force=force)
     plan = obtain_plan(recipe)
-    data = recipe.data
-    documents = read_documents(data.source, text_field=data.text_field, split=data.split, limit=data.limit)
+    documents = read_training_text(recipe.data)
     with use_threads(recipe.threads), quiet_transformers():
         workspace, run = _run(recipe, plan, documents, on_progress=on_progress, observer=observer, resume=resume)
     refuse_existing_output(output, force=force)
@@ -95,24 +96,28 @@ def _run(
 ) -> tuple[Path, Run]:
     stored = open_stored_tensors(locate_model(recipe.model))
     stored.refuse_quantised()
-    loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
+    before = read_finished_task(recipe, plan)
+    loaded = load_causal_lm(recipe.model, dtype=recipe.dtype, delta=None if before is None else before.delta_folder)
+    start = stored if before is None else ChangedTensors(stored, before.delta.tensors)
     blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
     unstored = digest_unstored(loaded.model, stored)
-    adapter = apply_recipe(loaded.model, plan, recipe, stored=stored)
+    adapter = apply_recipe(loaded.model, plan, recipe, stored=start)
 
     workspace = open_workspace(Path(recipe.output), recipe, plan, documents.describe(), resume=resume)
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
         return workspace, Run.read(workspace / RUN_FILE)
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
     finished = partial(adapter.as_finished, getattr(torch, recipe.dtype))
+    method = build_method(recipe.method or PlainOptions())
     result = train(
         adapter.applied,
         blocks,
         recipe,
         num_steps=num_steps,
         checkpoints=checkpoints,
-        method=None if recipe.method is None else build_method(recipe.method),
-        anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE),
+        method=method,
+        anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE, before=before),
+        memory=None if before is None else before.memory,
         callbacks=adapter.list_callbacks(),
         on_progress=on_progress,
         observation=None if observer is None else Observation(observer, loaded, finished),
@@ -122,6 +127,8 @@ def _run(
     adapter.save(workspace / ADAPTER_DIRECTORY)
     proof = prove_frozen(adapter.fold(), stored, model_name=recipe.model, unstored=unstored)
     write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest, replace=True)
+    if recipe.keep_for_next and not result.diverged:
+        write_memory(workspace, method)
     run.write(workspace / RUN_FILE)
     return workspace, run
 

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from oblong.checkpoints.delta import create_directory
 from oblong.methods import AnchorData, Method, MethodTrainerMixin
+from oblong.methods.protocol import State
 from oblong.tuning.apply import AppliedPlan
 from oblong.tuning.data import TrainingBlocks
 from oblong.tuning.observing import Observation
@@ -88,6 +89,7 @@ def train(
     checkpoints: Path,
     method: Method | None = None,
     anchor: AnchorData | None = None,
+    memory: State | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     on_progress: ProgressCallback | None = None,
     observation: Observation | None = None,
@@ -102,6 +104,7 @@ def train(
         checkpoints: directory of the resume checkpoints.
         method: what to do against forgetting; None for plain fine-tuning.
         anchor: old data, for methods that need it.
+        memory: what the method kept of the tasks before; None if this is the first.
         callbacks: what an adapter wants to be called.
         on_progress: called after each step.
         observation: who looks at the model on the way; it does not change what comes out.
@@ -118,6 +121,7 @@ def train(
         train_dataset=blocks,
         method=method,
         anchor=anchor,
+        memory=memory,
         callbacks=[FiniteGradients(), *callbacks, ReportProgress(on_progress)],
     )
     if observation is not None:

@@ -5,6 +5,7 @@
     OUTPUT/plan.yaml     the Plan
     OUTPUT/data.json     which text
     OUTPUT/anchor.safetensors   the blocks of old data, where a method uses any
+    OUTPUT/memory.pt     what the method keeps for a next task, where that was asked for
     OUTPUT/delta/        the delta checkpoint
     OUTPUT/adapter/      LoRA's matrices in PEFT's format, where that was the adapter
 
@@ -35,7 +36,7 @@ ADAPTER_DIRECTORY: Final = "adapter"
 ANCHOR_FILE: Final = "anchor.safetensors"
 CHECKPOINTS_DIRECTORY: Final = "checkpoints"
 
-FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads"})
+FIELDS_FREE_TO_CHANGE: Final = frozenset({"output", "log_every", "save_every", "threads", "keep_for_next"})
 """What a resumed run may do differently: none of these decides which numbers come out (threads: but for rounding)."""
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from oblong.comparing import runner
 from oblong.comparing.jobs import Job
-from oblong.comparing.recipe import EvaluationCorpus
 from oblong.comparing.runner import run_jobs
+from oblong.comparing.texts import EvaluationCorpus
 from oblong.errors import OutputExistsError, WorkerError
 
 WRITE_RESULT = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'evaluation.json').write_text('{}')"

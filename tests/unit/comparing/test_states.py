@@ -10,7 +10,7 @@ import pytest
 
 from oblong.comparing.assembling import explain_end
 from oblong.comparing.jobs import BASE, Job
-from oblong.comparing.recipe import EvaluationCorpus
+from oblong.comparing.texts import EvaluationCorpus
 from oblong.comparing.worker import carry_out
 from oblong.errors import NonFinitePredictionError
 from oblong.evaluation.evaluate import score_corpora
@@ -149,7 +149,7 @@ def test_a_run_without_finite_predictions_is_judged_by_the_last_state_that_has_s
     def overflow(*args: Any, **options: Any) -> Any:
         raise NonFinitePredictionError("new: the model's predictions for document 1 are not finite numbers")
 
-    monkeypatch.setattr("oblong.comparing.worker.evaluate", overflow)
+    monkeypatch.setattr("oblong.comparing.evaluating.evaluate", overflow)
     late = perform(make_job(folder, "late"))
     assert [state.step for state in late.read_states()] == [2, 4]
     assert explain_end(late.read_run(), 4) == "after its last step, 6, its predictions were not finite numbers"

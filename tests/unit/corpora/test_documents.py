@@ -54,6 +54,15 @@ def test_limit_keeps_the_first(tmp_path: Path) -> None:
     assert read_documents(str(path), limit=2).texts == TEXTS[:2]
 
 
+def test_skip_leaves_the_first_out_and_limit_counts_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    assert read_documents(str(path), skip=1).texts == TEXTS[1:]
+    assert read_documents(str(path), skip=1, limit=1).texts == TEXTS[1:2]
+    with pytest.raises(DataError, match="contains no text after the first 99 documents"):
+        read_documents(str(path), skip=99)
+
+
 def test_digest_depends_on_where_documents_end(tmp_path: Path) -> None:
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     one.write_text('{"text": "ab"}\n{"text": "c"}')
