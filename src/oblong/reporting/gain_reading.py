@@ -65,7 +65,7 @@ def describe_at_gain(comparison: Comparison, section: GainSection, *, gain_is_na
     verb, lower, higher = ("improve", "more", "less") if improved else ("forget", "less", "more")
     decided = (
         _describe_control(comparison, section, gain_is_named=gain_is_named),
-        IMPROVED if improved else "",
+        IMPROVED if improved and not gain_is_named else "",
         _describe_decided(compared, Direction.LOWER, verb, f"significantly {lower} than {control}"),
         _describe_decided(compared, Direction.HIGHER, verb, f"significantly {higher} than {control}"),
     )
