@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oblong.comparing.jobs import Job, LossChanges
 from oblong.corpora import Documents, read_documents
 from oblong.evaluation.evaluate import Corpus, evaluate
-from oblong.records import Evaluation
+from oblong.records import CorpusScore, Evaluation, Provenance
 from oblong.tuning.workspace import DELTA_DIRECTORY
 
 
@@ -47,6 +48,20 @@ def evaluate_run(
         dtype=job.dtype,
         threads=job.threads,
         on_progress=lambda done, total: job.report("evaluating", done, total, changes=changes),
+    )
+
+
+def describe_scores(job: Job, name: str, scores: Mapping[str, CorpusScore], *, started: float) -> Evaluation:
+    """The Evaluation of scores that were computed with a job's settings since `started`, of `time.perf_counter`."""
+    return Evaluation(
+        name=name,
+        model=job.model,
+        window=job.window,
+        stride=job.stride,
+        dtype=job.dtype,
+        corpora=scores,
+        seconds=time.perf_counter() - started,
+        provenance=Provenance.here(),
     )
 
 

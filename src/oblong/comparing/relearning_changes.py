@@ -8,6 +8,7 @@ from oblong.comparing.contrasts import choose_learning_rates
 from oblong.evaluation.multiplicity import adjust_holm
 from oblong.evaluation.statistics import PerSeed, bootstrap_difference, bootstrap_difference_of_differences
 from oblong.records import ArmRun, Evaluation, Interval, RelearnedText
+from oblong.tuning.relearning import Gap
 
 
 def compare_relearning(base: Evaluation, runs: Sequence[ArmRun], *, control: str) -> tuple[RelearnedText, ...]:
@@ -35,7 +36,8 @@ def _compare_text(
         for arm, runs in probed.items()
         if arm != control and control in probed
     }
-    adjusted = dict(zip(against, adjust_holm([found.p_value or 0.0 for found in against.values()]), strict=True))
+    p_values = {arm: found.p_value for arm, found in against.items() if found.p_value is not None}
+    adjusted = dict(zip(p_values, adjust_holm(list(p_values.values())), strict=True))
     return tuple(_describe(base, arm, runs, text, against.get(arm), adjusted.get(arm)) for arm, runs in probed.items())
 
 
@@ -48,15 +50,17 @@ def _describe(
     adjusted_p_value: float | None,
 ) -> RelearnedText:
     tuned = [run.evaluation.corpora[text].documents for run in runs]
-    forgotten = bootstrap_difference(tuned, base.corpora[text].documents)
-    remaining = bootstrap_difference(*_after(runs, text))
+    gap = Gap(
+        forgotten=bootstrap_difference(tuned, base.corpora[text].documents),
+        remaining=bootstrap_difference(*_after(runs, text)),
+    )
     return RelearnedText(
         arm=arm,
         corpus=text,
         steps=max(run.relearning.steps for run in runs if run.relearning),
-        forgotten=forgotten,
-        remaining=remaining,
-        returned=1 - remaining.mean / forgotten.mean if forgotten.low > 0 else None,
+        forgotten=gap.forgotten,
+        remaining=gap.remaining,
+        returned=gap.returned,
         against_control=against,
         adjusted_p_value=adjusted_p_value,
     )

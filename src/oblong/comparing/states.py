@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from oblong.comparing.evaluating import describe_scores
 from oblong.comparing.jobs import Job, LossChanges
 from oblong.errors import NonFinitePredictionError
 from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.models.causal_lm import LoadedModel
-from oblong.records import EvaluatedState, Evaluation, Provenance
+from oblong.records import EvaluatedState, Evaluation
 
 
 class StateEvaluator:
@@ -43,16 +44,7 @@ class StateEvaluator:
         started = time.perf_counter()
         job = self._job
         scores = score_corpora(loaded, self._corpora, window=job.window, stride=job.stride, base_model=self._base_model)
-        return Evaluation(
-            name=job.arm,
-            model=job.model,
-            window=job.window,
-            stride=job.stride,
-            dtype=job.dtype,
-            corpora=scores,
-            seconds=time.perf_counter() - started,
-            provenance=Provenance.here(),
-        )
+        return describe_scores(job, job.arm, scores, started=started)
 
 
 def measure_changes(state: EvaluatedState, base: Evaluation) -> LossChanges:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from torch import nn
 
+from oblong.comparing.evaluating import describe_scores
 from oblong.comparing.jobs import Job
 from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.methods import Method, Training, build_method
 from oblong.methods.options import PlainOptions
 from oblong.models.causal_lm import LoadedModel
 from oblong.models.names import match_parameters
-from oblong.records import CorpusScore, Evaluation, Provenance
+from oblong.records import CorpusScore, Evaluation
 from oblong.tuning.chaining import read_memory
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.verify import TunedRun, read_tuned_run
@@ -45,16 +46,7 @@ def evaluate_told(job: Job, place: int, corpora: Sequence[Corpus], recipe: TuneR
     for number, task in enumerate(job.tasks[: place + 1]):
         with method.as_told(number):
             scores |= score_corpora(loaded, [by_name[task.name]], window=job.window, stride=job.stride)
-    return Evaluation(
-        name=f"{job.arm}, told the task",
-        model=job.model,
-        window=job.window,
-        stride=job.stride,
-        dtype=job.dtype,
-        corpora=scores,
-        seconds=time.perf_counter() - started,
-        provenance=Provenance.here(),
-    )
+    return describe_scores(job, f"{job.arm}, told the task", scores, started=started)
 
 
 def restore_method(recipe: TuneRecipe, tuned: TunedRun, loaded: LoadedModel) -> Method:
