@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from oblong.errors import MethodError
 from oblong.methods.base_model import widen
+from oblong.methods.options import DampingOptions
 from oblong.methods.protocol import Method, Training
 
 
 class DampedUpdates(Method):
     """Damps the update of every trained matrix of a linear layer after each optimizer step; other tensors train freely.
 
-    A subclass says how strong it is (0 leaves every step as it is, bit for bit), what it measures and how it damps.
+    A subclass says what it measures and how it damps. Strength 0 leaves every step as it is, bit for bit.
     """
 
-    strength: float
+    def __init__(self, options: DampingOptions) -> None:
+        self.options = options
 
     @abstractmethod
     def measure_layers(self, layers: Mapping[str, nn.Linear]) -> Collection[str]:
@@ -44,10 +46,11 @@ class DampedUpdates(Method):
         self._before: dict[str, Tensor] = {}
         layers = find_linear_layers(training.model, training.trained)
         if not layers:
-            name = type(self).__name__
-            raise MethodError(f"{name} damps matrices of linear layers, and the Plan trains none: take another method")
+            raise MethodError(
+                f"{self.options.name} damps matrices of linear layers, and the Plan trains none: take another method"
+            )
         self._damped: tuple[str, ...] = ()
-        if self.strength > 0:
+        if self.options.strength > 0:
             self._damped = tuple(self.measure_layers(layers))
 
     def change_gradients(self) -> None:

@@ -32,7 +32,6 @@ from oblong.methods.base_model import evaluation_mode
 from oblong.methods.damped_updates import DampedUpdates, Eigen, decompose
 from oblong.methods.ewc import draw_labels
 from oblong.methods.null_space import measure_input_covariances
-from oblong.methods.options import KfacDampingOptions
 from oblong.methods.protocol import Sizes, Training
 from oblong.methods.token_losses import compute_token_losses, select_predicted
 
@@ -40,14 +39,10 @@ from oblong.methods.token_losses import compute_token_losses, select_predicted
 class KfacDamping(DampedUpdates):
     """Damps updates along pairs of an input and an output direction that the base's answers depend on."""
 
-    def __init__(self, options: KfacDampingOptions) -> None:
-        self._options = options
-        self.strength = options.strength
-
     def measure_layers(self, layers: Mapping[str, nn.Linear]) -> Collection[str]:
         """Estimate both factors of each layer and decompose them."""
-        inputs = measure_input_covariances(self.training, layers, limit=self._options.blocks)
-        outputs = measure_output_fisher(self.training, layers, limit=self._options.blocks)
+        inputs = measure_input_covariances(self.training, layers, limit=self.options.blocks)
+        outputs = measure_output_fisher(self.training, layers, limit=self.options.blocks)
         # Layers that read the same input share one factor.
         shared = {id(covariance): shrink(decompose(covariance)) for covariance in inputs.values()}
         self._bases = {
@@ -58,7 +53,7 @@ class KfacDamping(DampedUpdates):
 
     def damp(self, name: str, update: Tensor) -> Tensor:
         """D of the module's docstring."""
-        return self._bases[name].damp(update, self.strength)
+        return self._bases[name].damp(update, self.options.strength)
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """The weights before a step, the eigenvectors of both sides, and one decomposition at a time.

@@ -29,23 +29,18 @@ from torch import Tensor, nn
 
 from oblong.methods.base_model import evaluation_mode
 from oblong.methods.damped_updates import DampedUpdates, decompose
-from oblong.methods.options import NullSpaceOptions
 from oblong.methods.protocol import Sizes, Training
 
 
 class NullSpace(DampedUpdates):
     """Damps updates along the inputs of each layer."""
 
-    def __init__(self, options: NullSpaceOptions) -> None:
-        self._options = options
-        self.strength = options.strength
-
     def measure_layers(self, layers: Mapping[str, nn.Linear]) -> Collection[str]:
         """Make P for each layer."""
-        covariances = measure_input_covariances(self.training, layers, limit=self._options.blocks)
+        covariances = measure_input_covariances(self.training, layers, limit=self.options.blocks)
         # Layers that read the same input share one matrix.
         shared = {id(covariance): covariance for covariance in covariances.values()}
-        damping = {key: compute_damping(value, self.strength) for key, value in shared.items()}
+        damping = {key: compute_damping(value, self.options.strength) for key, value in shared.items()}
         self._damping = {name: damping[id(covariance)] for name, covariance in covariances.items()}
         return self._damping
 

@@ -297,20 +297,23 @@ class SubspaceOptions(MethodOptions):
     strength: float = Field(default=0.5, ge=0, lt=1, description="share of the singular directions that is protected")
 
 
-class NullSpaceOptions(MethodOptions):
-    """Updates damped along the inputs that old data uses; strength 1 halves them along a direction of median use."""
+class DampingOptions(MethodOptions):
+    """Updates damped by what old data says of each layer; strength 1 halves them where it is the median."""
 
-    name: Literal["null_space"] = "null_space"
     strength: float = Field(default=10.0, ge=0, description="of the damping; infinity leaves the null space alone")
     blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
 
 
-class KfacDampingOptions(MethodOptions):
-    """Updates damped by the Kronecker-factored Fisher information; strength 1 halves those of median importance."""
+class NullSpaceOptions(DampingOptions):
+    """Updates damped along the inputs that old data uses."""
+
+    name: Literal["null_space"] = "null_space"
+
+
+class KfacDampingOptions(DampingOptions):
+    """Updates damped by the Kronecker-factored Fisher information."""
 
     name: Literal["kfac_damping"] = "kfac_damping"
-    strength: float = Field(default=10.0, ge=0, description="of the damping; infinity leaves what changes no answer")
-    blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
 
 
 class EvolutionaryPruningOptions(Part):
