@@ -61,7 +61,7 @@ def describe_at_gain(comparison: Comparison, section: GainSection, *, gain_is_na
     control = comparison.control
     rivals = [row for row in section.rows if not row.is_control]
     compared = [row for row in rivals if row.difference is not None]
-    improved = _all_improved(section)
+    improved = section.all_improved
     verb, lower, higher = ("improve", "more", "less") if improved else ("forget", "less", "more")
     decided = (
         _describe_control(comparison, section, gain_is_named=gain_is_named),
@@ -89,12 +89,6 @@ def _describe_control(comparison: Comparison, section: GainSection, *, gain_is_n
     forgotten = next(row.forgetting for row in section.rows if row.is_control and row.forgetting)
     note = " (below zero: its loss fell)" if forgotten.mean < 0 else ""
     return f"{opening}, {comparison.control} has forgotten {format_interval(forgotten)} of {place}{note}."
-
-
-def _all_improved(section: GainSection) -> bool:
-    """Whether every arm predicts the old text better than the base: then they differ in what they add to it."""
-    forgotten = [row.forgetting for row in section.rows if row.forgetting is not None]
-    return section.measure != "kl" and all(interval.mean < 0 for interval in forgotten)
 
 
 def _describe_decided(rows: Sequence[GainRow], direction: Direction, verb: str, how: str) -> str:

@@ -27,12 +27,13 @@ GAIN_HEADINGS: Final = (
 )
 BY_DIVERGENCE: Final = ", by divergence from the base"
 MEASURES: Final[Mapping[RetentionMeasure, str]] = {"loss": "rise of the loss", "kl": "KL(base || model)"}
-VERDICTS: Final[Mapping[Direction, str]] = {
+VERDICTS: Final[dict[Direction, str]] = {
     Direction.LOWER: "forgets less",
     Direction.HIGHER: "forgets more",
     Direction.UNDECIDED: "not significant",
     Direction.BELOW_NOISE: "below noise",
 }
+IMPROVED_VERDICTS: Final = {Direction.LOWER: "improves more", Direction.HIGHER: "improves less"}
 UNREACHED_NOTE: Final = (
     "Not reached: no learning rate of the arm gets to the gain. Unsure: it gets there in too few of the resamples. "
 )
@@ -101,6 +102,12 @@ class GainSection:
     reference: ReferencePoint
     rows: tuple[GainRow, ...]
 
+    @property
+    def all_improved(self) -> bool:
+        """Whether every arm predicts the old text better than the base: then they differ in what they add to it."""
+        forgotten = [row.forgetting for row in self.rows if row.forgetting is not None]
+        return self.measure != "kl" and all(interval.mean < 0 for interval in forgotten)
+
 
 def gain_sections(comparison: Comparison) -> tuple[GainSection, ...]:
     """One section per retention text, all of them pooled first; none where there was no sweep."""
@@ -160,8 +167,8 @@ def _rank(row: GainRow) -> tuple[int, float]:
 # --- formatting ---------------------------------------------------------------------------------------------------
 
 
-def gain_verdict(row: GainRow) -> str:
-    """The row in two words."""
+def gain_verdict(row: GainRow, *, all_improved: bool = False) -> str:
+    """The row in two words; where no arm has forgotten anything, none is said to forget."""
     if row.at_gain is None:
         return "no common gain"
     if row.at_gain.reach is not Reach.REACHED:
@@ -170,10 +177,10 @@ def gain_verdict(row: GainRow) -> str:
         return "control"
     if row.against_control is None or row.difference is None:
         return "not comparable"
-    return VERDICTS[row.direction]
+    return (VERDICTS | IMPROVED_VERDICTS if all_improved else VERDICTS)[row.direction]
 
 
-def gain_cells(row: GainRow) -> tuple[str, ...]:
+def gain_cells(row: GainRow, *, all_improved: bool = False) -> tuple[str, ...]:
     """The texts under GAIN_HEADINGS."""
     arrow = {Edge.INSIDE: "", Edge.LOWEST: " ↓", Edge.HIGHEST: " ↑"}[row.edge]
     p_value = row.against_control.adjusted_p_value if row.against_control else None
@@ -185,7 +192,7 @@ def gain_cells(row: GainRow) -> tuple[str, ...]:
         mark_noise(format_interval(row.forgetting), row.forgetting, row.noise_floor),
         mark_noise(format_interval(row.difference), row.difference, row.noise_floor),
         NOTHING if p_value is None else format_p_value(p_value).removeprefix("p = ").removeprefix("p "),
-        gain_verdict(row),
+        gain_verdict(row, all_improved=all_improved),
         f"{row.hypervolume:.4f}",
     )
 
@@ -256,7 +263,7 @@ def _render_section(comparison: Comparison, section: GainSection, room: Room, *,
     )
     for row in section.rows:
         fold = " [", " [" if room is Room.PLENTY else "\n["
-        cells = [escape(cell.replace(*fold)) for cell in gain_cells(row)]
+        cells = [escape(cell.replace(*fold)) for cell in gain_cells(row, all_improved=section.all_improved)]
         if room is Room.LITTLE:
             cells[5] = _stack(cells[5], cells[6], cells[7])
         cells[5] = bold_if(cells[5], row.direction.is_decided)

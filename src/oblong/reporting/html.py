@@ -37,6 +37,7 @@ from oblong.reporting.figures import (
 )
 from oblong.reporting.gain_tables import (
     GAIN_HEADINGS,
+    GainSection,
     describe_hypervolume,
     gain_caption,
     gain_cells,
@@ -193,6 +194,11 @@ def _default_title(scan: Scan | None, comparison: Comparison | None, plans: Sequ
     raise UserError("there is nothing to report: give a Scan, a Comparison or a Plan")
 
 
+def fill_cells(section: GainSection) -> list[tuple[str, ...]]:
+    """The cells of each row."""
+    return [gain_cells(row, all_improved=section.all_improved) for row in section.rows]
+
+
 def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
     if comparison is None:
         return {"comparison": None}
@@ -200,7 +206,7 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "gains": [
-            (section, list(zip(section.rows, map(gain_cells, section.rows), gain_bars(section), strict=True)))
+            (section, list(zip(section.rows, fill_cells(section), gain_bars(section), strict=True)))
             for section in sections
         ],
         **_sequence_context(comparison),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oblong.records import Comparison, Reach
 from oblong.reporting.gain_reading import describe_gains
-from oblong.reporting.gain_tables import gain_caption, gain_sections, render_gains
+from oblong.reporting.gain_tables import gain_caption, gain_cells, gain_sections, render_gains
 from oblong.reporting.reading import Topic, read_comparison
 from tests.report_builders import CONTROL, make_demo_comparison
 from tests.sweep_builders import SweptArm, make_many_arms, make_sweep
@@ -41,6 +41,9 @@ def test_where_nothing_is_forgotten_arms_differ_in_what_they_gain() -> None:
     assert "By this measure no arm has forgotten anything" in text
     assert "A (-0.0097, p = 0.01) improves significantly more than random." in text
     assert "B (+0.0097, p = 0.01) improves significantly less than random." in text
+    (section, *_) = gain_sections(make_sweep(arms))
+    verdicts = {row.arm: gain_cells(row, all_improved=section.all_improved)[7] for row in section.rows}
+    assert verdicts == {"A": "improves more", "B": "improves less", CONTROL: "control"}
 
 
 def test_nobody_is_favoured() -> None:
