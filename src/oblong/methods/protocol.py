@@ -83,6 +83,7 @@ class Sizes:
         vocabulary: number of tokens of the vocabulary.
         num_anchor_tasks: groups of old data.
         largest_matrix: elements of the largest trained tensor.
+        activation_bytes: estimate of what one micro-batch keeps for its backward pass, without logits; 0 not known.
     """
 
     num_trained: int
@@ -91,6 +92,7 @@ class Sizes:
     batch_size: int = 1
     num_anchor_tasks: int = 1
     largest_matrix: int = 0
+    activation_bytes: int = 0
 
     @property
     def logits_bytes(self) -> int:

@@ -72,9 +72,9 @@ class ExperienceReplay(Method):
         self._num_new, self._step = state["num_new"], state["step"]
 
     def forecast_bytes(self, sizes: Sizes) -> int:
-        """The old rows' logits, log-probabilities and gradients; their other activations are not counted."""
+        """The old rows' logits, log-probabilities and gradients, and what else they keep for the backward pass."""
         num_rows = math.ceil(self._options.strength * sizes.batch_size)
-        return 4 * sizes.logits_bytes * num_rows // sizes.batch_size
+        return (4 * sizes.logits_bytes + sizes.activation_bytes) * num_rows // sizes.batch_size
 
     def _count_old(self, num_new: int) -> int:
         before = math.floor(self._num_new * self._options.strength)

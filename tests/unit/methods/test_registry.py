@@ -31,6 +31,13 @@ def test_every_method_is_built_from_its_defaults_and_forecasts_its_memory() -> N
         assert method.forecast_bytes(sizes) >= 0
 
 
+def test_replayed_rows_are_counted_with_what_they_keep_for_the_backward_pass() -> None:
+    """2 new rows of 5 tokens bring one old row: 4 x its logits, and half of the batch's activations."""
+    method = build_method(parse_method({"name": "replay", "strength": 0.5}))
+    sizes = Sizes(num_trained=1000, num_tokens=10, batch_size=2, vocabulary=50, activation_bytes=6000)
+    assert method.forecast_bytes(sizes) == 4 * (4 * 5 * 50) + 3000
+
+
 def test_options_come_from_a_mapping_a_name_or_themselves() -> None:
     assert parse_method("l2_sp") == L2SpOptions()
     options = parse_method({"name": "ewc", "strength": 5, "fisher": "empirical"})
