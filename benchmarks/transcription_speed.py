@@ -64,8 +64,8 @@ def make_pipeline_run(model: WhisperTranscriber, batch_size: int, lang: str) -> 
     return run
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="whisper-base")
@@ -75,7 +75,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--speech-llm")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse_options()
     if options.threads:
         torch.set_num_threads(options.threads)
     utterances = read_manifest(options.manifest)
@@ -85,7 +90,7 @@ def main() -> None:
     audio_seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
     transcriber = load_transcriber(options.model, device="cpu", dtype="float32").transcriber
     if not isinstance(transcriber, WhisperTranscriber):
-        parser.error("--model must be a Whisper model")
+        raise SystemExit("--model must be a Whisper model")
     ears: Transcriber = transcriber
     if options.speech_llm:
         ears = load_transcriber(options.speech_llm, device="cpu", dtype="float32").transcriber

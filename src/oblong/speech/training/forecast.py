@@ -91,12 +91,7 @@ def forecast_training(recipe: SpeechTrainRecipe, path: Path, *, num_processes: i
     config, is_here = read_config(recipe)
     with torch.device("meta"), quiet_transformers():
         model = SpeechLMForConditionalGeneration(config)
-    encoder, adaptor = model.model.audio_tower, model.model.multi_modal_projector
-    num_encoder, num_adaptor = count_parameters(encoder), count_parameters(adaptor)
-    num_language_model = count_parameters(model) - num_encoder - num_adaptor
-    table: Any = model.get_input_embeddings()
-    if config.tie_word_embeddings and table.weight is not model.lm_head.weight:  # one tensor once it is loaded
-        num_language_model -= model.lm_head.weight.numel()
+    num_encoder, num_adaptor, num_language_model = count_towers(model, config)
     num_arm, notes = count_arm(recipe, model)
     width = 2 if recipe.dtype == "bfloat16" else 4
     tokens = estimate_tokens(recipe, num_processes)
@@ -188,6 +183,17 @@ def forecast_method(recipe: SpeechTrainRecipe, model: SpeechLMForConditionalGene
         largest_matrix=max(parameter.numel() for parameter in list_matrices(model)),
     )
     return build_method(method).forecast_bytes(complete_sizes(sizes, recipe))
+
+
+def count_towers(model: SpeechLMForConditionalGeneration, config: SpeechLMConfig) -> tuple[int, int, int]:
+    """Parameters of the encoder, the adaptor and the language model; tied embeddings count once."""
+    num_encoder = count_parameters(model.model.audio_tower)
+    num_adaptor = count_parameters(model.model.multi_modal_projector)
+    num_language_model = count_parameters(model) - num_encoder - num_adaptor
+    table: Any = model.get_input_embeddings()
+    if config.tie_word_embeddings and table.weight is not model.lm_head.weight:  # one tensor once it is loaded
+        num_language_model -= model.lm_head.weight.numel()
+    return num_encoder, num_adaptor, num_language_model
 
 
 def count_parameters(module: torch.nn.Module) -> int:
