@@ -58,6 +58,16 @@ def test_summary_names_the_result_and_the_next_commands(
         assert part in text
 
 
+def test_old_data_that_nothing_takes_is_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, holder in (((), "no method"), (("--method", "mofo"), "method mofo")):
+        output = tmp_path / f"run{len(method)}"
+        flags = ("-o", str(output), "--steps", "2", "--anchor", "self_generated", *method)
+        assert run(["tune", str(finished / "recipe.yaml"), *flags]) == 0
+        assert f"the anchor is not used: {holder} takes no old data" in " ".join(capsys.readouterr().err.split())
+
+
 def test_existing_run_exits_2_and_is_untouched(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "run/run.json").read_bytes()
     assert run(["tune", str(finished / "recipe.yaml")]) == 2

@@ -91,6 +91,9 @@ def tune(
     """
     given = dict(locals())  # every option, by its recipe field's name
     resolved = resolve_recipe(given)
+    if resolved.anchor is not None and not resolved.uses_anchor:
+        held_by = "no method" if resolved.method is None else f"method {resolved.method.name}"
+        warn(f"the anchor is not used: {held_by} takes no old data")
     yield_while_waiting()
     from oblong.tuning.run import tune as run_tuning
 
