@@ -30,6 +30,8 @@ def compare(
     ] = None,
     text_field: Annotated[str, typer.Option(help="With --data: field or column that holds the text.")] = "text",
     seeds: Annotated[str | None, typer.Option(help="Use these seeds instead: 0,1,2.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Take these of the recipe's arms only: plain,lora.")] = None,
+    control: Annotated[str | None, typer.Option(help="Compare the others with this arm instead.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. Default: one per core.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier call has finished.")] = False,
@@ -47,6 +49,8 @@ def compare(
         "model": model,
         "workers": workers,
         "seeds": None if seeds is None else parse_seeds(seeds),
+        "arms": None if arms is None else [name.strip() for name in arms.split(",")],
+        "control": control,
     }
     resolved = resolve_recipe(recipe, given, fresh=fresh and not dry_run, data=data, text_field=text_field)
     if dry_run:
@@ -70,7 +74,10 @@ def resolve_recipe(
     from oblong.records.recipe import load_recipe_data
 
     path = find_recipe(name, speech=False)
-    fields = load_recipe_data(path) | {key: value for key, value in given.items() if value is not None}
+    written = load_recipe_data(path)
+    fields = written | {key: value for key, value in given.items() if value is not None}
+    if given["arms"] is not None:
+        fields["arms"] = take_arms(written.get("arms"), given["arms"], path)
     recipe = build_compare_recipe(fields, path)
     if data is not None and recipe.tasks:
         raise SelectionError(
@@ -87,6 +94,19 @@ def resolve_recipe(
     if replaced.evaluate.keys() != recipe.evaluate.keys():
         note(f"a part of {escape(data)} is held out and never trained on: {Path(recipe.output) / DATA_FOLDER}")
     return replaced
+
+
+def take_arms(arms: Any, names: list[str], path: Path) -> dict[str, Any]:
+    """The arms of a recipe that are named, in the recipe's order.
+
+    Raises:
+        SelectionError: one of them is not there.
+    """
+    known = arms if isinstance(arms, dict) else {}
+    for name in names:
+        if name not in known:
+            raise SelectionError(f"--arms: {path.name} has no arm {name!r}; its arms: {', '.join(map(str, known))}")
+    return {name: arm for name, arm in known.items() if name in names}
 
 
 def parse_seeds(text: str) -> list[int]:

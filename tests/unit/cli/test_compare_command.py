@@ -27,6 +27,12 @@ def test_a_shipped_recipe_is_found_by_name_and_its_options_replaced(
     assert not output.exists()
 
 
+def test_some_arms_of_a_recipe_with_another_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--arms", "wise-ft, mofo", "--control", "mofo"]
+    assert run(["compare", "forgetting", "-o", str(tmp_path / "out"), *chosen, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_arms"] == 2
+
+
 def test_a_text_of_ones_own_is_split_and_survives_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = write_text(tmp_path / "mine.jsonl", [f"text number {index}" for index in range(30)])
     command = ["compare", "forgetting", "-o", str(tmp_path / "out"), "--data", str(text), "--dry-run"]
@@ -63,6 +69,10 @@ def test_fresh_removes_comparisons_only(tmp_path: Path, capsys: pytest.CaptureFi
         (["nope"], "no such file, and no shipped recipe; there are demo, demo-full, demo-quick, forgetting"),
         (["forgetting", "--seeds", "a"], "give whole numbers with commas between them, such as 0,1,2"),
         (["forgetting", "--seeds", "1,1"], "seeds: the same seed is given twice"),
+        (["forgetting", "--arms", "lora,no"], "--arms: forgetting.yaml has no arm 'no'; its arms: plain, l2-sp"),
+        (["forgetting", "--arms", "lora"], "control: 'plain' is none of the arms lora"),
+        (["forgetting", "--control", "no"], "control: 'no' is none of the arms plain"),
+        (["study-german", "--arms", "full,random-like-lowest"], "random-like-lowest.matches: 'kappa-lowest-in-role'"),
         (["forgetting", "--data", "missing.jsonl"], "missing.jsonl: no such file or folder"),
     ],
 )
