@@ -85,6 +85,19 @@ def test_proximal_update_minimises_its_problem(strength: float) -> None:
 
 
 def fisher_of_bigram(weight_VU: Tensor, blocks_NT: Tensor) -> Tensor:
+@pytest.mark.parametrize("strength", [1e-7, 5e-7, 0.7, 1e6])
+def test_a_weight_at_the_base_stays_there_bit_for_bit(strength: float) -> None:
+    """The base is where the penalty pulls nowhere, also where 1 + lr strength is next to 1 in float32."""
+    model = make_bigram(vocabulary=40)
+    method = L2Sp(L2SpOptions(strength=strength, update="proximal"))
+    method.prepare(make_training(model))
+    base = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        method.after_step(optimizer)
+    assert torch.equal(model.weight.detach(), base)
+
+
     """Closed form: F_vu = share of the positions whose token is u, times p_v (1 - p_v) after u."""
     p_VU = torch.softmax(weight_VU.double(), dim=0)
     contexts = blocks_NT[:, :-1].flatten()
