@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -84,7 +85,6 @@ def test_proximal_update_minimises_its_problem(strength: float) -> None:
     assert float((solved - base).norm()) <= float((start - base).norm())
 
 
-def fisher_of_bigram(weight_VU: Tensor, blocks_NT: Tensor) -> Tensor:
 @pytest.mark.parametrize("strength", [1e-7, 5e-7, 0.7, 1e6])
 def test_a_weight_at_the_base_stays_there_bit_for_bit(strength: float) -> None:
     """The base is where the penalty pulls nowhere, also where 1 + lr strength is next to 1 in float32."""
@@ -98,6 +98,7 @@ def test_a_weight_at_the_base_stays_there_bit_for_bit(strength: float) -> None:
     assert torch.equal(model.weight.detach(), base)
 
 
+def fisher_of_bigram(weight_VU: Tensor, blocks_NT: Tensor) -> Tensor:
     """Closed form: F_vu = share of the positions whose token is u, times p_v (1 - p_v) after u."""
     p_VU = torch.softmax(weight_VU.double(), dim=0)
     contexts = blocks_NT[:, :-1].flatten()
@@ -228,11 +229,12 @@ def test_the_path_integral_of_si_is_the_loss_that_was_removed() -> None:
     assert float(method.path_integral["weight"].sum()) == pytest.approx(drop, rel=0.02)
 
 
-def test_si_integrates_the_unregularised_gradient() -> None:
-    """With a penalty in place, omega is still minus gradient of the loss times step."""
+@pytest.mark.parametrize("update", ["gradient", "proximal"])
+def test_si_integrates_the_unregularised_gradient(update: Literal["gradient", "proximal"]) -> None:
+    """With a penalty in place, omega is still minus gradient of the loss times all of the step, its pull included."""
     model = make_bigram()
     blocks_NT = draw_blocks(4, seed=1, vocabulary=NUM_VOCABULARY)
-    method = SynapticIntelligence(SiOptions(strength=5.0, warmup_steps=0))
+    method = SynapticIntelligence(SiOptions(strength=5.0, warmup_steps=0, update=update))
     method.prepare(make_training(model, blocks_NT))
     method.importance = {"weight": torch.ones_like(model.weight.detach())}
     perturb(model)
