@@ -224,6 +224,40 @@ def test_eigenvalue_decay_of_the_update_ignores_the_base() -> None:
     method = EigenvalueDecay(EigenvalueDecayOptions(strength=0.3, iterations=300))
     method.prepare(make_training(model))
     model.weight.grad = torch.zeros_like(model.weight)
+def test_svb_ends_in_its_band_whenever_training_ends() -> None:
+    """A run shorter than `every`, or one that goes on after the last projection; a look at it changes nothing."""
+    model = make_llama()
+    name = "model.layers.0.mlp.down_proj.weight"
+    base = np.linalg.svd(model.get_parameter(name).detach().double().numpy(), compute_uv=False)
+    method = SingularValueBounding(SvbOptions(epsilon=0.05, every=50))
+    method.prepare(make_training(model))
+    with torch.no_grad():
+        model.get_parameter(name).mul_(3.0)
+    far = model.get_parameter(name).detach().clone()
+    method.after_step(torch.optim.SGD(model.parameters(), lr=0.1))
+    with method.as_if_finished():
+        looked_at = model.get_parameter(name).detach().clone()
+    assert torch.equal(model.get_parameter(name).detach(), far)
+    method.finish()
+    assert torch.equal(model.get_parameter(name).detach(), looked_at)
+    found = np.linalg.svd(looked_at.double().numpy(), compute_uv=False)
+    assert (found <= base * 1.05 * (1 + 1e-4)).all()
+    assert (found >= base / 1.05 * (1 - 1e-4)).all()
+
+
+def test_svb_projects_no_second_time_after_the_same_step() -> None:
+    model = make_llama()
+    name = "model.layers.0.mlp.down_proj.weight"
+    method = SingularValueBounding(SvbOptions(every=1))
+    method.prepare(make_training(model))
+    with torch.no_grad():
+        model.get_parameter(name).mul_(3.0)
+    method.after_step(torch.optim.SGD(model.parameters(), lr=0.1))
+    projected = model.get_parameter(name).detach().clone()
+    method.finish()
+    assert torch.equal(model.get_parameter(name).detach(), projected)
+
+
     method.change_gradients()
     assert not model.weight.grad.any()
     update = draw_matrix([2.0, 1.0, 0.5, 0.2], 5, 5)
