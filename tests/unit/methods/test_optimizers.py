@@ -117,6 +117,22 @@ def test_sums_filled_from_old_data_make_the_first_steps_small() -> None:
     torch.testing.assert_close(model.weight.detach(), before - 0.1 / (sums + 1.0 + 1e-5))
 
 
+def test_classp_goes_on_exactly_from_a_checkpoint_of_bfloat16_parameters() -> None:
+    """Torch casts what it loads to the parameters' dtype, where a sum soon stops growing; ours stay float32."""
+    gradients = [value.bfloat16() for value in draw_gradients(8)]
+    straight, cut = (nn.Parameter(torch.ones(4, 3, dtype=torch.bfloat16)) for _ in range(2))
+    one = Classp([straight], 0.1, ClasspOptions())
+    run(one, straight, gradients)
+    first = Classp([cut], 0.1, ClasspOptions())
+    run(first, cut, gradients[:4])
+    second = Classp([cut], 0.1, ClasspOptions())
+    second.load_state_dict(first.state_dict())
+    run(second, cut, gradients[4:])
+    assert second.state[cut]["sum"].dtype == torch.float32
+    assert torch.equal(second.state[cut]["sum"], one.state[straight]["sum"])
+    assert torch.equal(cut.detach(), straight.detach())
+
+
 def test_classp_refuses_what_it_does_not_have() -> None:
     method = ClasspMethod(ClasspOptions())
     method.prepare(make_training(make_bigram()))
@@ -208,22 +224,6 @@ def test_svb_projects_every_so_many_steps(mode: str) -> None:
     assert (found >= centre / 1.05 * (1 - 1e-4)).all()
 
 
-def test_eigenvalue_decay_has_the_gradient_of_the_largest_singular_value() -> None:
-    """Against autograd through torch's own singular values."""
-    model = make_bigram()
-    method = EigenvalueDecay(EigenvalueDecayOptions(strength=0.3, target="weights", iterations=300))
-    method.prepare(make_training(model))
-    model.weight.grad = torch.zeros_like(model.weight)
-    method.change_gradients()
-    (expected,) = torch.autograd.grad(0.3 * torch.linalg.matrix_norm(model.weight, 2), model.weight)
-    torch.testing.assert_close(model.weight.grad, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_eigenvalue_decay_of_the_update_ignores_the_base() -> None:
-    model = make_bigram()
-    method = EigenvalueDecay(EigenvalueDecayOptions(strength=0.3, iterations=300))
-    method.prepare(make_training(model))
-    model.weight.grad = torch.zeros_like(model.weight)
 def test_svb_ends_in_its_band_whenever_training_ends() -> None:
     """A run shorter than `every`, or one that goes on after the last projection; a look at it changes nothing."""
     model = make_llama()
@@ -258,6 +258,22 @@ def test_svb_projects_no_second_time_after_the_same_step() -> None:
     assert torch.equal(model.get_parameter(name).detach(), projected)
 
 
+def test_eigenvalue_decay_has_the_gradient_of_the_largest_singular_value() -> None:
+    """Against autograd through torch's own singular values."""
+    model = make_bigram()
+    method = EigenvalueDecay(EigenvalueDecayOptions(strength=0.3, target="weights", iterations=300))
+    method.prepare(make_training(model))
+    model.weight.grad = torch.zeros_like(model.weight)
+    method.change_gradients()
+    (expected,) = torch.autograd.grad(0.3 * torch.linalg.matrix_norm(model.weight, 2), model.weight)
+    torch.testing.assert_close(model.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_eigenvalue_decay_of_the_update_ignores_the_base() -> None:
+    model = make_bigram()
+    method = EigenvalueDecay(EigenvalueDecayOptions(strength=0.3, iterations=300))
+    method.prepare(make_training(model))
+    model.weight.grad = torch.zeros_like(model.weight)
     method.change_gradients()
     assert not model.weight.grad.any()
     update = draw_matrix([2.0, 1.0, 0.5, 0.2], 5, 5)
