@@ -141,6 +141,30 @@ def test_a_penalty_does_not_depend_on_gradient_accumulation(tmp_path: Path) -> N
     torch.testing.assert_close(ends[0], ends[1])
 
 
+@pytest.mark.parametrize("name", ["kl_to_base", "mask_the_target", "eaft", "flow"])
+def test_a_mean_over_tokens_does_not_depend_on_how_they_fall_into_micro_batches(tmp_path: Path, name: str) -> None:
+    """Items with many and with few predicted tokens, one with none: as 1 x 4, and as 4 x 1."""
+    ends = []
+    for batch in (4, 1):
+        model = make_llama()
+        trainer = make_trainer(
+            tmp_path / str(batch),
+            model,
+            build_method(parse_method({"name": name, "strength": 2.0})),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=4 // batch,
+            optim="sgd",
+            learning_rate=0.3,
+        )
+        for place, item in enumerate(trainer.train_dataset):
+            labels_T = item["input_ids"].clone()
+            labels_T[: 12 * (place % 4) // 3] = -100
+            item["labels"] = labels_T
+        trainer.train()
+        ends.append(model.get_parameter("model.norm.weight").detach().clone())
+    torch.testing.assert_close(ends[0], ends[1])
+
+
 def test_what_follows_the_optimizer_sees_the_rate_of_its_step(tmp_path: Path) -> None:
     """The proximal update multiplies with it: neither the peak nor the next step's."""
     from oblong.methods.protocol import Method
