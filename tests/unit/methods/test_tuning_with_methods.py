@@ -147,7 +147,7 @@ def test_a_mean_over_tokens_does_not_depend_on_how_they_fall_into_micro_batches(
     ends = []
     for batch in (4, 1):
         model = make_llama()
-        trainer = make_trainer(
+        trainer: Any = make_trainer(
             tmp_path / str(batch),
             model,
             build_method(parse_method({"name": name, "strength": 2.0})),
