@@ -3,12 +3,12 @@
     g~ = g - (<g, r> / <r, r>) r   if <g, r> < 0,   r = gradient of old data's loss
 
 Source: Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", Eq. 11. Inner products are over all trained
-tensors together, in float64.
+tensors together that have a gradient in this step, in float64.
 """
 
 from __future__ import annotations
 
-from oblong.methods.anchor_losses import compute_anchor_gradients, compute_inner_product
+from oblong.methods.anchor_losses import compute_anchor_gradients, compute_inner_product, take_moving
 from oblong.methods.options import AGemOptions
 from oblong.methods.protocol import Method, Sizes, State, Training
 
@@ -28,8 +28,8 @@ class AveragedGem(Method):
         """Project, if the loss of old data would rise."""
         self._step += 1
         blocks_NT = self._training.old_data.draw(self._options.blocks, seed=self._training.seed, step=self._step)
-        reference = compute_anchor_gradients(self._training, blocks_NT)
         new = {name: value.grad for name, value in self._training.trained.items() if value.grad is not None}
+        reference = take_moving(compute_anchor_gradients(self._training, blocks_NT), new)
         overlap = compute_inner_product(new, reference)
         if overlap >= 0:
             return

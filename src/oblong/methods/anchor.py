@@ -81,9 +81,21 @@ class AnchorData:
         rounds = [torch.randperm(len(pool), generator=generator) for _ in range(-(-count // len(pool)))]
         return pool[torch.cat(rounds)[:count]] if rounds else pool[:0]
 
+    def take(self, limit: int) -> Tensor:
+        """The first blocks of every group, of each as many as of the others while it lasts, in the order given.
+
+        Returns:
+            min(limit, num_blocks) x sequence_length, int64.
+        """
+        ranks = torch.empty_like(self.tasks)
+        for task in range(self.num_tasks):
+            members = self.tasks == task
+            ranks[members] = torch.arange(int(members.sum()))
+        return self.blocks[ranks.argsort(stable=True)[:limit].sort().values]
+
     def iterate(self, *, limit: int | None = None) -> Iterator[Tensor]:
-        """One block after the other, each 1 x sequence_length."""
-        for block_T in self.blocks[:limit]:
+        """One block after the other, each 1 x sequence_length; see `take` for a limit."""
+        for block_T in self.blocks if limit is None else self.take(limit):
             yield block_T[None]
 
 

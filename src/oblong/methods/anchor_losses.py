@@ -52,6 +52,11 @@ def differentiate(loss: Tensor, training: Training) -> Gradients:
     }
 
 
+def take_moving(gradients: Gradients, new: Mapping[str, Tensor]) -> Gradients:
+    """Old data's gradient by the tensors that have a new one: the others do not move in this step."""
+    return {name: gradients[name] for name in new}
+
+
 def compute_inner_product(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """The inner product over all tensors together, in float64."""
     return float(sum((one[name].double() * other[name].double()).sum() for name in one))

@@ -57,6 +57,15 @@ class Classp(torch.optim.Optimizer):
         """Start from gradients seen elsewhere: `sums` is s, of the parameter's shape."""
         self.state[parameter]["sum"] = sums.to(parameter.device, torch.float32, copy=True)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint; torch casts to the parameters' dtype, and a sum in bfloat16 soon stops growing."""
+        super().load_state_dict(state_dict)
+        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            if number in state_dict["state"]:
+                self.fill(parameter, state_dict["state"][number]["sum"])
+
     def _update(self, parameter: nn.Parameter, rate: float) -> None:
         gradient = parameter.grad.float()  # type: ignore[union-attr]
         state = self.state[parameter]

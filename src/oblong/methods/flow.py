@@ -1,8 +1,9 @@
 """FLOW: samples that the base already finds likely weigh more, the hard ones less.
 
-    w_i = exp(-f_i(theta*) / tau)        L = sum_i w_i f_i / num_samples
+    w_i = exp(-f_i(theta*) / tau)        L = sum_i w_i n_i f_i / sum_i n_i
 
-f_i is the sample's mean loss, nats per token, and tau the median of f_i(theta*) over the training data.
+f_i is the mean loss of the sample's n_i tokens, nats per token, and tau the median of f_i(theta*) over the training
+data. The paper's mean is over samples; over tokens, as the training's own, it is the same for samples of one length.
 
 Source: Sanyal et al. 2025, "Upweighting easy samples in fine-tuning mitigates forgetting", arXiv 2502.02797, Alg. 1.
 The weights are not normalised, as published: they also make every step smaller. Weights come from the base as it is met

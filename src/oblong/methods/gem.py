@@ -6,7 +6,8 @@ Dual, with G the old gradients as rows:  min_v 1/2 v' (G G' + ridge) v + (G g)' 
 
 Source: Lopez-Paz and Ranzato 2017, Eq. 8-12, and the authors' code: the projection is made when any inequality is
 violated, and then every v_k >= margin (0.5), which favours backward transfer. Inner products are over all trained
-tensors together (projecting tensor by tensor solves another problem) and in float64. The ridge is a share of the mean
+tensors together (projecting tensor by tensor solves another problem) and in float64; a tensor without a gradient in
+this step does not move, and has no part in them. The ridge is a share of the mean
 of the dual's diagonal here; an absolute 1e-3, as in the authors' code, would outweigh the small gradients of large
 models. The dual is solved as a non-negative least squares problem in u = v - margin.
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
-from oblong.methods.anchor_losses import Gradients, compute_anchor_gradients, compute_inner_product
+from oblong.methods.anchor_losses import Gradients, compute_anchor_gradients, compute_inner_product, take_moving
 from oblong.methods.options import GemOptions
 from oblong.methods.protocol import Method, Sizes, State, Training
 
@@ -39,7 +40,8 @@ class GradientEpisodicMemory(Method):
         """Project, if any old task's loss would rise."""
         self._step += 1
         new = {name: value.grad for name, value in self._training.trained.items() if value.grad is not None}
-        old = [self._compute_old_gradients(task) for task in range(self._training.old_data.num_tasks)]
+        tasks = range(self._training.old_data.num_tasks)
+        old = [take_moving(self._compute_old_gradients(task), new) for task in tasks]
         violations = np.array([compute_inner_product(new, gradients) for gradients in old])
         if (violations >= 0).all() or not np.isfinite(violations).all():
             return  # a gradient that is not finite is the training's to refuse

@@ -28,7 +28,7 @@ class HalfFineTuning(FrozenTensors):
 
     def choose_frozen(self, step: int) -> frozenset[str]:
         """The frozen tensors of the step's stage."""
-        stage = self._first_stage + (step // self._options.stage_steps if self._options.stage_steps else 0)
+        stage = self._find_stage(step)
         if self._drawn is None or self._drawn[0] != stage:
             seed = self._training.seed * 1_000_003 + stage
             self._drawn = stage, draw_frozen(tuple(self._training.trained), self._options.strength, seed=seed)
@@ -36,7 +36,7 @@ class HalfFineTuning(FrozenTensors):
 
     def keep_for_next_task(self) -> State:
         """How many stages there were: each task begins a new one."""
-        return {"num_stages": 1 + (self._first_stage if self._drawn is None else self._drawn[0])}
+        return {"num_stages": 1 + self._find_stage(max(0, self._step - 1))}
 
     def start_next_task(self, state: State) -> None:
         """Draw anew."""
@@ -50,6 +50,9 @@ class HalfFineTuning(FrozenTensors):
         """Go on from a step."""
         super().load_state_dict(state)
         self._first_stage = state.get("first_stage", 0)
+
+    def _find_stage(self, step: int) -> int:
+        return self._first_stage + (step // self._options.stage_steps if self._options.stage_steps else 0)
 
 
 def draw_frozen(names: tuple[str, ...], share: float, *, seed: int) -> frozenset[str]:

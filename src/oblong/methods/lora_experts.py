@@ -50,7 +50,8 @@ class ExpertLinear(nn.Module):
             return output
         for expert, (reader, writer) in enumerate(zip(self.readers, self.writers, strict=True), start=1):
             share_B11 = self.weights_BE[:, expert, None, None]
-            if bool((share_B11 != 0).any()):
+            # A router learns from what the experts that it left out would have said.
+            if share_B11.requires_grad or bool((share_B11 != 0).any()):
                 output = output + (share_B11 * (hidden_BTD.float() @ reader.T @ writer.T)).to(output.dtype)
         return output
 

@@ -81,6 +81,8 @@ class MethodTrainerMixin:
         state = self.method.state_dict()
         if state:
             torch.save(state, directory / METHOD_FILE)
+        else:  # a checkpoint of an earlier run may have been here
+            (directory / METHOD_FILE).unlink(missing_ok=True)
 
     def load_method(self, directory: Path, device: torch.device) -> None:
         """Let the method go on from a checkpoint."""
@@ -141,9 +143,8 @@ class MethodTrainerMixin:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = self
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        directory = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-        if not (directory / METHOD_FILE).exists():
-            self.save_method(directory)
+        if trainer.args.should_save:
+            self.save_method(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}")
 
     def _describe_training(self) -> Training:
         trainer: Any = self

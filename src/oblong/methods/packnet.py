@@ -162,4 +162,4 @@ class PackNet(Method):
     def _record(self, moment: str) -> None:
         anchor = self.training.anchor
         if anchor is not None:
-            self.report[moment] = measure_anchor_loss(self.training, anchor.blocks[:8])
+            self.report[moment] = measure_anchor_loss(self.training, anchor.take(8))

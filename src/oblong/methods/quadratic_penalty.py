@@ -7,6 +7,9 @@ The gradient is added in closed form once per optimizer step, before clipping. E
 step and is stable for any weight:
 
     theta <- (theta + h Omega theta*) / (1 + h Omega),   h = 2 learning_rate weight
+
+It is computed as theta + (theta* - theta) h Omega / (1 + h Omega): the quotient as it stands rounds a weight away from
+theta* where h Omega is small.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class QuadraticPenalty(Method):
         rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
         for name, parameter in self.training.trained.items():
             weight = self._importance_of(name) * (float(rates[id(parameter)]) * self.slope)
-            parameter.copy_((parameter + weight * self.base[name]) / (1.0 + weight))
+            parameter.copy_(parameter + (self.base[name] - parameter) * (weight / (1.0 + weight)))
 
     def state_dict(self) -> State:
         """The importance; the base's weights are in its file."""

@@ -69,9 +69,9 @@ class SynapticIntelligence(QuadraticPenalty):
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Add the step to the path integral; then the implicit step, if that was asked for."""
-        self._accumulate()
+        """Take the implicit step, if that was asked for; then add the whole step to the path integral."""
         super().after_step(optimizer)
+        self._accumulate()
 
     @torch.no_grad()
     def finish(self) -> None:

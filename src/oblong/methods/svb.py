@@ -2,6 +2,8 @@
 
     every so many steps   W = U diag(s) V',   s_i <- min(max(s_i, low_i), high_i)
 
+and once more when training ends between two of these (ours), so that what comes out lies in the band.
+
 Source: Jia, Tao, Gao and Xu 2017, "Improving training of deep neural networks via singular value bounding", Alg. 1:
 the band is [1 / (1 + epsilon), 1 + epsilon] for weights that start orthogonal ("paper"). A pretrained matrix would be
 destroyed by that; "relative" (ours) takes the band about each of the base's singular values, by rank:
@@ -11,6 +13,7 @@ destroyed by that; "relative" (ours) takes the band about each of the base's sin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from oblong.methods.base_model import widen
 from oblong.methods.options import SvbOptions
 from oblong.methods.protocol import Method, Sizes, State, Training
+from oblong.methods.wise_ft import load_weights
 
 
 class SingularValueBounding(Method):
@@ -37,10 +41,23 @@ class SingularValueBounding(Method):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Project, where the step's number asks for it."""
         self._step += 1
+        if self._step % self._options.every == 0:
+            self._project()
+
+    def finish(self) -> None:
+        """Project what has moved since the last time."""
         if self._step % self._options.every:
-            return
-        for name, value in self._matrices():
-            value.copy_(bound(value.detach(), *self._find_band(name), strength=self._options.strength))
+            self._project()
+
+    @contextmanager
+    def as_if_finished(self) -> Iterator[None]:
+        """Inside the block the matrices are projected."""
+        tuned = {name: value.detach().clone() for name, value in self._matrices()}
+        try:
+            self.finish()
+            yield
+        finally:
+            load_weights(dict(self._matrices()), tuned)
 
     def state_dict(self) -> State:
         """The number of steps."""
@@ -53,6 +70,11 @@ class SingularValueBounding(Method):
     def forecast_bytes(self, sizes: Sizes) -> int:
         """The decomposition of one matrix at a time: its factors, a copy, LAPACK's work space and the product."""
         return 24 * sizes.largest_matrix
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        for name, value in self._matrices():
+            value.copy_(bound(value.detach(), *self._find_band(name), strength=self._options.strength))
 
     def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self._training.trained.items() if value.ndim == 2)

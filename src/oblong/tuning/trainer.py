@@ -62,7 +62,7 @@ class TrainingResult:
 
     Attributes:
         steps: every step of the run, also those before a resume.
-        diverged: a loss or gradient was not finite; the weights are those before that step.
+        diverged: a loss or gradient was not finite; the weights are those before that step, finished by the method.
         stopped: why an observer ended the run early; None if none did.
     """
 
@@ -130,6 +130,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     except NotFiniteError as failure:
+        trainer.method.finish()  # the weights are whole, and states on the way were looked at in this form
         failed = describe_failed_step(failure, trainer)
         return TrainingResult(steps=(*list_steps(trainer.state), failed), diverged=True)
     stopped = None if observation is None else observation.stopped

@@ -10,7 +10,7 @@ import torch
 from oblong.errors import DataError
 from oblong.methods import SELF_GENERATED, AnchorOptions, build_anchor
 from oblong.methods.anchor import find_start_token, generate_blocks, sample_blocks
-from tests.method_builders import draw_blocks, make_llama
+from tests.method_builders import draw_blocks, make_anchor, make_llama
 from tests.tuning_builders import make_tokenizer, write_text
 
 
@@ -82,6 +82,17 @@ def test_a_sample_of_blocks_is_a_subset() -> None:
     assert len(sampled) == 6
     assert all(tuple(row) in rows for row in sampled.tolist())
     assert len(sample_blocks(blocks_NT, 50, seed=1)) == 20
+
+
+def test_a_limit_takes_blocks_of_every_group_alike() -> None:
+    """Five blocks of one text and two of another: four are two of each, six are all of the short one's and four."""
+    anchor = make_anchor(draw_blocks(5, seed=0)).add_group(draw_blocks(2, seed=1), "short")
+    for limit, expected in ((4, [0, 1, 5, 6]), (3, [0, 1, 5]), (6, [0, 1, 2, 3, 5, 6]), (None, list(range(7)))):
+        taken = torch.cat(list(anchor.iterate(limit=limit)))
+        assert torch.equal(taken, anchor.blocks[expected]), limit
+    alone = make_anchor(draw_blocks(5, seed=0))
+    assert torch.equal(torch.cat(list(alone.iterate(limit=3))), alone.blocks[:3])
+    assert len(list(alone.iterate(limit=50))) == 5
 
 
 def test_missing_old_data_says_what_is_missing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oblong.errors import MethodError
-from oblong.methods.lora_experts import BASE_EXPERT, ExpertGate, LoraExperts
+from oblong.methods.lora_experts import BASE_EXPERT, ExpertGate, ExpertLinear, LoraExperts
 from oblong.methods.progressive_columns import ProgressiveColumns, find_layers
 from tests.method_builders import draw_blocks, make_bigram, make_llama
 
@@ -166,6 +166,22 @@ def test_gumbel_routing_is_one_expert_per_sequence_with_the_softmaxs_gradient() 
     assert model.router is not None
     assert model.router.bias.grad is not None
     assert bool(model.router.bias.grad.any())
+
+
+def test_a_hard_choice_hears_of_the_experts_that_it_left_out() -> None:
+    """Straight-through: the output is that of the chosen, the gradient by the shares is that of all."""
+    generator = torch.Generator().manual_seed(0)
+    layer = ExpertLinear(nn.Linear(4, 3), 2, 2, generator)
+    with torch.no_grad():
+        for writer in layer.writers:
+            writer.normal_(generator=generator)
+    hidden_BTD = torch.randn(1, 5, 4, generator=generator)
+    layer.weights_BE = torch.tensor([[0.0, 1.0, 0.0]], requires_grad=True)
+    output = layer(hidden_BTD)
+    updates = [hidden_BTD @ reader.T @ writer.T for reader, writer in zip(layer.readers, layer.writers, strict=True)]
+    torch.testing.assert_close(output, layer.base(hidden_BTD) + updates[0])
+    (gradient,) = torch.autograd.grad(output.sum(), layer.weights_BE)
+    torch.testing.assert_close(gradient[0, 1:], torch.stack([update.sum() for update in updates]))
 
 
 def test_the_gate_sends_old_text_to_the_base_and_new_text_to_its_expert() -> None:

@@ -146,6 +146,19 @@ def test_masking_the_target_leaves_its_logit_alone() -> None:
     assert bool((model.weight.grad[[0, 1, 3, 4], 0] != 0).all())
 
 
+@pytest.mark.parametrize("method", [*DISTILLERS, EntropyAdaptive(EaftOptions()), Flow(FlowOptions(temperature=2.0))])
+def test_a_micro_batch_without_a_predicted_token_adds_nothing(method: Method) -> None:
+    """The last one of a step may be all padding; the step as a whole has tokens."""
+    model = make_bigram()
+    method.prepare(make_training(model))
+    tune(model)
+    loss = extra_loss(method, model, make_batch(ignored=7), num_items=20.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0.0
+    assert model.weight.grad is not None
+    assert not model.weight.grad.any()
+
+
 def test_divergence_of_excluded_tokens_is_finite() -> None:
     minus = float("-inf")
     pair = torch.tensor([[0.0, minus, 1.0]]), torch.tensor([[0.0, minus, 2.0]], requires_grad=True)

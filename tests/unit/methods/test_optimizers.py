@@ -117,6 +117,22 @@ def test_sums_filled_from_old_data_make_the_first_steps_small() -> None:
     torch.testing.assert_close(model.weight.detach(), before - 0.1 / (sums + 1.0 + 1e-5))
 
 
+def test_classp_goes_on_exactly_from_a_checkpoint_of_bfloat16_parameters() -> None:
+    """Torch casts what it loads to the parameters' dtype, where a sum soon stops growing; ours stay float32."""
+    gradients = [value.bfloat16() for value in draw_gradients(8)]
+    straight, cut = (nn.Parameter(torch.ones(4, 3, dtype=torch.bfloat16)) for _ in range(2))
+    one = Classp([straight], 0.1, ClasspOptions())
+    run(one, straight, gradients)
+    first = Classp([cut], 0.1, ClasspOptions())
+    run(first, cut, gradients[:4])
+    second = Classp([cut], 0.1, ClasspOptions())
+    second.load_state_dict(first.state_dict())
+    run(second, cut, gradients[4:])
+    assert second.state[cut]["sum"].dtype == torch.float32
+    assert torch.equal(second.state[cut]["sum"], one.state[straight]["sum"])
+    assert torch.equal(cut.detach(), straight.detach())
+
+
 def test_classp_refuses_what_it_does_not_have() -> None:
     method = ClasspMethod(ClasspOptions())
     method.prepare(make_training(make_bigram()))
@@ -206,6 +222,40 @@ def test_svb_projects_every_so_many_steps(mode: str) -> None:
     centre = base if mode == "relative" else np.ones_like(base)
     assert (found <= centre * 1.05 * (1 + 1e-4)).all()
     assert (found >= centre / 1.05 * (1 - 1e-4)).all()
+
+
+def test_svb_ends_in_its_band_whenever_training_ends() -> None:
+    """A run shorter than `every`, or one that goes on after the last projection; a look at it changes nothing."""
+    model = make_llama()
+    name = "model.layers.0.mlp.down_proj.weight"
+    base = np.linalg.svd(model.get_parameter(name).detach().double().numpy(), compute_uv=False)
+    method = SingularValueBounding(SvbOptions(epsilon=0.05, every=50))
+    method.prepare(make_training(model))
+    with torch.no_grad():
+        model.get_parameter(name).mul_(3.0)
+    far = model.get_parameter(name).detach().clone()
+    method.after_step(torch.optim.SGD(model.parameters(), lr=0.1))
+    with method.as_if_finished():
+        looked_at = model.get_parameter(name).detach().clone()
+    assert torch.equal(model.get_parameter(name).detach(), far)
+    method.finish()
+    assert torch.equal(model.get_parameter(name).detach(), looked_at)
+    found = np.linalg.svd(looked_at.double().numpy(), compute_uv=False)
+    assert (found <= base * 1.05 * (1 + 1e-4)).all()
+    assert (found >= base / 1.05 * (1 - 1e-4)).all()
+
+
+def test_svb_projects_no_second_time_after_the_same_step() -> None:
+    model = make_llama()
+    name = "model.layers.0.mlp.down_proj.weight"
+    method = SingularValueBounding(SvbOptions(every=1))
+    method.prepare(make_training(model))
+    with torch.no_grad():
+        model.get_parameter(name).mul_(3.0)
+    method.after_step(torch.optim.SGD(model.parameters(), lr=0.1))
+    projected = model.get_parameter(name).detach().clone()
+    method.finish()
+    assert torch.equal(model.get_parameter(name).detach(), projected)
 
 
 def test_eigenvalue_decay_has_the_gradient_of_the_largest_singular_value() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -82,6 +83,19 @@ def test_proximal_update_minimises_its_problem(strength: float) -> None:
     stationarity = (solved - start).double() / 0.1 + strength * (solved - base).double()
     assert float(stationarity.abs().max()) < 1e-4 + strength * 1e-6  # float32 weights of size 3
     assert float((solved - base).norm()) <= float((start - base).norm())
+
+
+@pytest.mark.parametrize("strength", [1e-7, 5e-7, 0.7, 1e6])
+def test_a_weight_at_the_base_stays_there_bit_for_bit(strength: float) -> None:
+    """The base is where the penalty pulls nowhere, also where 1 + lr strength is next to 1 in float32."""
+    model = make_bigram(vocabulary=40)
+    method = L2Sp(L2SpOptions(strength=strength, update="proximal"))
+    method.prepare(make_training(model))
+    base = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        method.after_step(optimizer)
+    assert torch.equal(model.weight.detach(), base)
 
 
 def fisher_of_bigram(weight_VU: Tensor, blocks_NT: Tensor) -> Tensor:
@@ -215,11 +229,12 @@ def test_the_path_integral_of_si_is_the_loss_that_was_removed() -> None:
     assert float(method.path_integral["weight"].sum()) == pytest.approx(drop, rel=0.02)
 
 
-def test_si_integrates_the_unregularised_gradient() -> None:
-    """With a penalty in place, omega is still minus gradient of the loss times step."""
+@pytest.mark.parametrize("update", ["gradient", "proximal"])
+def test_si_integrates_the_unregularised_gradient(update: Literal["gradient", "proximal"]) -> None:
+    """With a penalty in place, omega is still minus gradient of the loss times all of the step, its pull included."""
     model = make_bigram()
     blocks_NT = draw_blocks(4, seed=1, vocabulary=NUM_VOCABULARY)
-    method = SynapticIntelligence(SiOptions(strength=5.0, warmup_steps=0))
+    method = SynapticIntelligence(SiOptions(strength=5.0, warmup_steps=0, update=update))
     method.prepare(make_training(model, blocks_NT))
     method.importance = {"weight": torch.ones_like(model.weight.detach())}
     perturb(model)

@@ -139,6 +139,27 @@ def test_a_gem_ends_orthogonal_to_the_reference() -> None:
     assert cosine == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [GradientEpisodicMemory(GemOptions(blocks=2, margin=0.0, ridge=1e-9)), AveragedGem(AGemOptions(blocks=2))],
+    ids=["gem", "a_gem"],
+)
+def test_a_tensor_without_a_gradient_has_no_part_in_the_projection(
+    method: GradientEpisodicMemory | AveragedGem,
+) -> None:
+    """An expert that no new token reached does not move, so the others alone must not raise the old loss."""
+    model, (reference,) = prepare_llama(method, num_tasks=1)
+    unreached = max(reference, key=lambda name: float(reference[name].norm()))
+    model.get_parameter(unreached).grad = None
+    moving = {name: gradient for name, gradient in reference.items() if name != unreached}
+    length = compute_inner_product(moving, moving)
+    assert length < 0.9 * compute_inner_product(reference, reference)
+    assert compute_inner_product(moving, current(model)) < -0.5 * length
+    method.change_gradients()
+    assert model.get_parameter(unreached).grad is None
+    assert abs(compute_inner_product(moving, current(model))) < 1e-3 * length
+
+
 def test_half_the_projection_is_half_way() -> None:
     whole, half = (AveragedGem(AGemOptions(blocks=2, strength=share)) for share in (1.0, 0.5))
     one, _ = prepare_llama(whole, num_tasks=1)

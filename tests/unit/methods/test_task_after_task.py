@@ -149,6 +149,20 @@ def test_half_fine_tuning_freezes_another_half_in_every_task(tmp_path: Path) -> 
     assert again.choose_frozen(0) == halves[-1]
 
 
+def test_half_fine_tuning_resumed_after_its_last_step_knows_its_stages() -> None:
+    """Three stages before, steps 0 to 5 in stages of two: six stages, whether or not this process took the steps."""
+    options = HalfFineTuningOptions(stage_steps=2)
+    training = make_training(make_llama(trained=MANY))
+    whole, resumed = HalfFineTuning(options), HalfFineTuning(options)
+    whole.prepare(training)
+    whole.start_next_task({"num_stages": 3})
+    for _ in range(6):
+        whole.change_gradients()
+    resumed.prepare(training)
+    resumed.load_state_dict(whole.state_dict())
+    assert whole.keep_for_next_task() == resumed.keep_for_next_task() == {"num_stages": 6}
+
+
 def test_plain_methods_keep_nothing() -> None:
     for name in ("plain", "l2_sp", "replay", "gem", "a_gem", "lwf"):
         method = build_method(parse_method(name))

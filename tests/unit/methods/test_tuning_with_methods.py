@@ -141,6 +141,60 @@ def test_a_penalty_does_not_depend_on_gradient_accumulation(tmp_path: Path) -> N
     torch.testing.assert_close(ends[0], ends[1])
 
 
+@pytest.mark.parametrize("name", ["kl_to_base", "mask_the_target", "eaft", "flow"])
+def test_a_mean_over_tokens_does_not_depend_on_how_they_fall_into_micro_batches(tmp_path: Path, name: str) -> None:
+    """Items with many and with few predicted tokens, one with none: as 1 x 4, and as 4 x 1."""
+    ends = []
+    for batch in (4, 1):
+        model = make_llama()
+        trainer: Any = make_trainer(
+            tmp_path / str(batch),
+            model,
+            build_method(parse_method({"name": name, "strength": 2.0})),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=4 // batch,
+            optim="sgd",
+            learning_rate=0.3,
+        )
+        for place, item in enumerate(trainer.train_dataset):
+            labels_T = item["input_ids"].clone()
+            labels_T[: 12 * (place % 4) // 3] = -100
+            item["labels"] = labels_T
+        trainer.train()
+        ends.append(model.get_parameter("model.norm.weight").detach().clone())
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_what_follows_the_optimizer_sees_the_rate_of_its_step(tmp_path: Path) -> None:
+    """The proximal update multiplies with it: neither the peak nor the next step's."""
+    from oblong.methods.protocol import Method
+
+    class Watch(Method):
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+    method = Watch()
+    make_trainer(tmp_path, make_llama(), method, lr_scheduler_type="linear", warmup_steps=1).train()
+    assert method.rates == pytest.approx([0.0, 1e-2, 2e-2 / 3, 1e-2 / 3])
+
+
+@pytest.mark.parametrize("second", ["ewc", "l2_sp"])
+def test_a_checkpoint_holds_its_own_run_s_method(tmp_path: Path, second: str) -> None:
+    """A folder that is used again: what the run before left under the same name is not resumed from."""
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "num_steps": 1}
+    left = tmp_path / "checkpoint-1" / "method.pt"
+    left.parent.mkdir()
+    torch.save({"importance": {}}, left)
+    make_trainer(tmp_path, make_llama(), parse_method(second), **saving).train()
+    if second == "ewc":
+        assert torch.load(left, weights_only=True)["importance"]
+    else:
+        assert not left.exists()
+
+
 def test_gradients_are_changed_once_a_step_before_clipping(tmp_path: Path) -> None:
     """Also where no clipping was asked for."""
     from oblong.methods.protocol import Method

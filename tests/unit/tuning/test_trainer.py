@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Trainer, default_data_collator
 
 from oblong.corpora import read_documents
 from oblong.errors import OutputWriteError
+from oblong.methods import build_method
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.stored_tensors import open_stored_tensors
@@ -167,6 +168,20 @@ def test_divergence_stops_before_it_reaches_the_weights(
     assert result.diverged
     assert [step.step for step in result.steps] == [1, 2, 3]
     for name, tensor in after_two.trained.items():
+        assert torch.equal(tensor, applied.trained[name])
+
+
+def test_a_diverged_run_ends_in_the_form_that_its_method_gives_a_finished_one(tmp_path: Path) -> None:
+    """All the way back to the base, as the states before the divergence were looked at."""
+    recipe = make_recipe(tmp_path, method={"name": "wise_ft", "strength": 1.0}, schedule="constant")
+    assert recipe.method is not None
+    applied, blocks, num_steps = prepare(recipe)
+    base = {name: tensor.detach().clone() for name, tensor in applied.trained.items()}
+    break_third_step(applied.model, "loss")
+    checkpoints = tmp_path / "broken"
+    method = build_method(recipe.method)
+    assert train(applied, blocks, recipe, num_steps=num_steps, checkpoints=checkpoints, method=method).diverged
+    for name, tensor in base.items():
         assert torch.equal(tensor, applied.trained[name])
 
 
