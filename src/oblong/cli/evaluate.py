@@ -26,7 +26,10 @@ def evaluate(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(help="Questions: `small` (bundled), or tasks of lm-eval with commas between: hellaswag,arc_easy."),
+        typer.Option(
+            help="Questions: `small` (bundled), tasks of lm-eval with commas between (hellaswag,arc_easy), or a task "
+            "file of lm-eval (*.yaml)."
+        ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="An Evaluation file of the base with the same suite: what was lost and gained?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
 from oblong.comparing.texts import EvaluationCorpus
 from oblong.corpora import read_documents
-from oblong.errors import DataError
+from oblong.corpora.questions import BUNDLED_TASKS, expand_suite
+from oblong.errors import DataError, MissingExtraError
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
@@ -59,11 +61,13 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
         The Comparison, also written.
 
     Raises:
+        MissingExtraError: an arm or the suite needs a library that is not installed.
         SelectionError: an arm's rule or the budget does not fit the model.
         OutputExistsError: the output folder holds another comparison's results.
         WorkerError: a run died; the message holds the end of its log, and the same command goes on from there.
     """
     watcher = watcher or Watcher()
+    check_extras(recipe)
     check_corpora(recipe)
     output = Path(recipe.output)
     scan = obtain_scan(recipe, watcher)
@@ -87,6 +91,21 @@ def run_in_order(base: Job, jobs: Sequence[Job], num_workers: int, on_poll: OnPo
     poll: OnPoll | None = None if on_poll is None else lambda _: on_poll([base, *jobs])
     run_jobs([base], num_workers=1, on_poll=poll)
     run_jobs(jobs, num_workers=num_workers, on_poll=poll)
+
+
+def check_extras(recipe: CompareRecipe) -> None:
+    """Look for optional libraries before hours of training depend on them.
+
+    Raises:
+        MissingExtraError: an arm needs PEFT, or the suite lm-eval, which is not installed.
+    """
+    for arm, rule in recipe.arms.items():
+        is_of_peft = rule.adapter is not None and (rule.adapter.lora or rule.adapter.osf) is not None
+        if is_of_peft and find_spec("peft") is None:
+            raise MissingExtraError(f"arm {arm}", "adapters")
+    others = [task for task in expand_suite(recipe.suite) if task not in BUNDLED_TASKS]
+    if others and find_spec("lm_eval") is None:
+        raise MissingExtraError(f"the suite {', '.join(others)}", "lm-eval")
 
 
 def check_corpora(recipe: CompareRecipe) -> None:

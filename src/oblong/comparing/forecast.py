@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import Field
 
 from oblong.comparing.cells import iter_cells
-from oblong.comparing.compare import SCAN_FILE, check_corpora, make_base_job, make_job, plan_arms
+from oblong.comparing.compare import SCAN_FILE, check_corpora, check_extras, make_base_job, make_job, plan_arms
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe, needs_old_data
 from oblong.comparing.runner import default_num_workers, default_threads
@@ -78,6 +78,7 @@ def forecast_comparison(recipe: CompareRecipe, *, on_timing: OnTiming = lambda n
         SelectionError: an arm's rule or the budget does not fit the model.
         MethodError: an arm's method does not fit in memory.
     """
+    check_extras(recipe)
     check_corpora(recipe)
     num_workers = recipe.workers or default_num_workers()
     threads = default_threads(num_workers)
@@ -202,7 +203,8 @@ def iter_notes(recipe: CompareRecipe, done: Sequence[Job], *, is_scanned: bool) 
     """What the numbers rest on."""
     if not is_scanned:
         file = recipe.scan or Path(recipe.output) / SCAN_FILE
-        yield f"there is no Scan yet: after `oblong scan {recipe.model} -o {file}` time, memory and disk are known too"
+        scan = f"oblong scan {recipe.model} --spectrum full -o {file}"
+        yield f"there is no Scan yet: after `{scan}` time, memory and disk are known too"
         return
     source = f"{TIMED_STEPS - 1} steps of every kind of arm, alone"
     finished = "; where an arm has finished runs, its steps are theirs" if done else ""

@@ -65,7 +65,8 @@ class CompareRecipe(Part):
         default=None, description="a few steps on old text after each run, to tell spurious forgetting from real"
     )
     suite: tuple[str, ...] = Field(
-        default=(), description="questions for the base and for every run at its end: `small`, or tasks of lm-eval"
+        default=(),
+        description="questions for the base and for every run at its end: `small`, tasks or task files of lm-eval",
     )
     suite_limit: int | None = Field(default=None, gt=1, description="the first so many questions of each task")
     window: int = Field(default=512, gt=1, description="evaluation context, tokens")

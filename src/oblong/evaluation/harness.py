@@ -1,17 +1,21 @@
 """Tasks of lm-evaluation-harness (HellaSwag, ARC, WinoGrande, GSM8K, MMLU, ...), item by item, on a model in memory.
 
-The harness fetches its questions from the Hub, or finds them in the cache of `datasets`; no code of a dataset runs. Its
-scores are taken as they are: `acc_norm` where a task has it, else `acc`, else `exact_match`, through the task's first
-filter.
+The harness fetches its questions from the Hub, or finds them in the cache of `datasets`; no code of a dataset runs. A
+task file of the user's own may name Python functions beside it, which the harness calls. Its scores are taken as they
+are: `acc_norm` where a task has it, else `acc`, else `exact_match`, through the task's first filter.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from oblong.errors import DataError, MissingExtraError
 from oblong.models.causal_lm import LoadedModel, first_line
@@ -19,6 +23,8 @@ from oblong.records import TaskScore
 
 METRICS: Final = ("acc_norm", "acc", "exact_match")
 HARNESS_LOGGERS: Final = ("lm_eval", "datasets", "httpx")
+TASK_FILE_SUFFIXES: Final = (".yaml", ".yml")
+HUB_SECONDS: Final = 10.0  # huggingface_hub's own patience with one request
 
 
 def evaluate_with_harness(
@@ -28,7 +34,8 @@ def evaluate_with_harness(
 
     Args:
         loaded: a causal language model with its tokenizer.
-        tasks: names or groups as `lm-eval ls tasks` prints them; a group such as `mmlu` gives one score per task in it.
+        tasks: names or groups as `lm-eval ls tasks` prints them, or task files (`*.yaml`) in lm-eval's format; a group
+            such as `mmlu` gives one score per task in it.
         limit: the first so many questions of each task.
         batch_size: sequences per forward pass.
 
@@ -40,10 +47,8 @@ def evaluate_with_harness(
         DataError: an unknown task, one whose questions cannot be had here, or one that has no right and wrong answers.
     """
     manager = _load_manager()
-    known = set(manager.all_tasks)
-    unknown = next((task for task in tasks if task not in known), None)
-    if unknown is not None:
-        raise DataError(f"no task is called {unknown!r}: choose `small`, or a name from `lm-eval ls tasks`")
+    for task in tasks:
+        _check_task(task, manager)
     samples = _run(loaded, tasks, manager, limit=limit, batch_size=batch_size)
     return {task: make_score(task, answers) for task, answers in samples.items()}
 
@@ -56,6 +61,26 @@ def _load_manager() -> Any:
     return TaskManager()
 
 
+def _check_task(task: str, manager: Any) -> None:
+    """Whether there is such a task, before a model runs.
+
+    Raises:
+        DataError: there is not.
+    """
+    if not task.endswith(TASK_FILE_SUFFIXES):
+        if task not in manager.all_tasks:
+            raise DataError(
+                f"no task is called {task!r}: choose `small`, a name from `lm-eval ls tasks`, or a task file (*.yaml)"
+            )
+        return
+    try:
+        text = Path(task).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{task}: cannot be read as a task file: {first_line(error)}") from error
+    if re.search(r"^(task|group):", text, re.MULTILINE) is None:
+        raise DataError(f"{task}: is no task file of lm-eval: it names no `task`")
+
+
 def _run(
     loaded: LoadedModel, tasks: Sequence[str], manager: Any, *, limit: int | None, batch_size: int
 ) -> Mapping[str, Any]:
@@ -63,17 +88,17 @@ def _run(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    with _quiet():
+    with _quiet(), _offline_if_unreachable():
         model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
         try:
             result = simple_evaluate(
                 model=model, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=True
             )
-        except (OSError, ValueError) as error:  # the Hub's and the cache's errors; `datasets` raises both kinds
+        except (OSError, ValueError, yaml.YAMLError) as error:  # the Hub's and the cache's errors are of the first two
             raise DataError(
                 f"the questions of {', '.join(tasks)} could not be loaded: {first_line(error)}. They come from the Hub:"
-                " run once where it can be reached, or bring a filled Hugging Face cache; `--suite small` needs no"
-                " network"
+                " run once where it can be reached, or bring a filled Hugging Face cache (HF_HOME); `--suite small`"
+                " needs no network"
             ) from error
     samples: Mapping[str, Any] = result["samples"]
     return samples
@@ -101,6 +126,38 @@ def make_score(task: str, answers: Sequence[Mapping[str, Any]]) -> TaskScore:
         chance=sum(1 / count for count in num_choices) / len(chosen) if min(num_choices) > 1 else None,
         right=tuple(bool(item[metric]) for item in chosen),
     )
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Offline mode where the Hub does not answer one request, so that the cache is asked at once.
+
+    Online, every data set of a task (`mmlu` has 57) would first be asked for six times, with half a minute of pauses.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if not any(before) and not _hub_answers():
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub, or the mirror that HF_ENDPOINT names, answers at all."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The HTTP library (httpx or httpx2, by version) is found through the base of the Hub's own error.
+    transport_error: type[BaseException] = HfHubHTTPError.__bases__[0]
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except (transport_error, OSError):
+        return False
+    return True
 
 
 @contextmanager

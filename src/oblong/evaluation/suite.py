@@ -26,7 +26,7 @@ def answer_suite(
 
     Args:
         loaded: a causal language model with its tokenizer.
-        names: `small` for all bundled tasks, a bundled task, or a task or group of lm-eval.
+        names: `small` for all bundled tasks, a bundled task, or a task, group or task file (`*.yaml`) of lm-eval.
         limit: the first so many questions of each task.
         batch_size: sequences per forward pass, of lm-eval.
         on_progress: called with the tasks done and their total, between tasks counted in parts.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oblong.comparing.cells import iter_cells
-from oblong.comparing.compare import locate_plan, make_base_job, make_job, plan_arm, write_plan
+from oblong.comparing.compare import compare, locate_plan, make_base_job, make_job, plan_arm, write_plan
+from oblong.comparing.forecast import forecast_comparison
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import CompareRecipe, build_compare_recipe
 from oblong.comparing.worker import carry_out
-from oblong.errors import RecipeError
+from oblong.errors import MissingExtraError, RecipeError
 from oblong.records import Plan
 from oblong.scanning import scan
 from oblong.tuning.recipe import TuneRecipe
@@ -127,3 +129,22 @@ def test_what_does_not_go_together_is_refused(
 def test_an_arm_s_own_method_stands_in_for_the_shared_one(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, {"it": {"adapter": "lora", "method": "plain"}}, method="l2_sp")
     assert TuneRecipe.model_validate(make_job_of(recipe, "it").tune).method is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"arm low-rank needs .*'oblong\[adapters\]'"),
+        ({"suite": ("small", "hellaswag")}, r"the suite hellaswag needs .*'oblong\[lm-eval\]'"),
+    ],
+)
+def test_a_library_that_is_missing_is_missed_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    arms = {} if changes else {"low-rank": {"adapter": "lora"}}
+    recipe = make_recipe(tmp_path, arms).model_copy(update=changes)
+    monkeypatch.setattr(import_module("oblong.comparing.compare"), "find_spec", lambda name: None)
+    for start in (compare, forecast_comparison):
+        with pytest.raises(MissingExtraError, match=message):
+            start(recipe)
+    assert not Path(recipe.output).exists()

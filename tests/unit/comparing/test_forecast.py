@@ -66,7 +66,7 @@ def test_without_a_scan_runs_and_tokens_are_counted(recipe: CompareRecipe) -> No
     assert forecast.evaluations_per_run == 3  # step 2, step 4, and the base beside step 4 for the KL
     assert forecast.seconds is None
     assert forecast.disk_bytes is None
-    assert "oblong scan" in forecast.notes[0]
+    assert f"`oblong scan {recipe.model} --spectrum full -o {recipe.output}/scan.jsonl`" in forecast.notes[0]
     assert not Path(recipe.output).exists()
 
 

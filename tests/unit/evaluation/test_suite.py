@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from oblong.corpora.questions import BUNDLED_TASKS, SUITE_FOLDER, read_questions
+from oblong.corpora.questions import BUNDLED_TASKS, SUITE_FOLDER, Question, read_questions
 from oblong.errors import DataError, MissingExtraError
 from oblong.evaluation import evaluate
 from oblong.evaluation.harness import evaluate_with_harness, make_score
-from oblong.evaluation.multiple_choice import score_questions
+from oblong.evaluation.multiple_choice import judge, score_questions
 from oblong.evaluation.suite import answer_suite
 from oblong.models.causal_lm import LoadedModel
 from oblong.records import Evaluation
 from tests.suite_builders import load_tiny
 
 LIMIT = 6
+PAGE = Path(__file__).parents[3] / "docs/how-to/questions.md"
 has_lm_eval = importlib.util.find_spec("lm_eval") is not None
 needs_lm_eval = pytest.mark.skipif(not has_lm_eval, reason="needs the extra lm-eval")
 
@@ -97,9 +100,118 @@ def test_a_task_whose_questions_cannot_be_had_is_named(loaded: LoadedModel, monk
     assert "--suite small` needs no network" in str(caught.value)
 
 
+@pytest.fixture
+def unreachable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An address that refuses connections in the Hub's place, and an empty cache of `datasets`, which is returned."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    for module, name in ((constants, "ENDPOINT"), (datasets.config, "HF_ENDPOINT")):
+        monkeypatch.setattr(module, name, "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    return tmp_path / "datasets"
+
+
+@needs_lm_eval
+@pytest.mark.filterwarnings("ignore")
+def test_an_unreachable_hub_is_asked_once(
+    loaded: LoadedModel, unreachable_hub: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import time
+
+    from huggingface_hub import constants
+
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(DataError, match=r"the questions of arc_easy could not be loaded.*ai2_arc.*HF_HOME"):
+        evaluate_with_harness(loaded, ["arc_easy"], limit=2)
+    assert pauses == []
+    assert "Retrying" not in capfd.readouterr().err
+    assert not constants.HF_HUB_OFFLINE
+
+
+@needs_lm_eval
+@pytest.mark.filterwarnings("ignore")
+def test_questions_come_from_the_cache_where_the_hub_cannot_be_reached(
+    loaded: LoadedModel, unreachable_hub: Path
+) -> None:
+    """A cache as `datasets` leaves it behind: CACHE/OWNER___NAME/CONFIG/VERSION/HASH, a file for each split."""
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    rows = [
+        {
+            "id": str(number),
+            "question": f"Which comes after {number}?",
+            "choices": {"text": [str(number + 1), "x", "y", "z"], "label": ["A", "B", "C", "D"]},
+            "answerKey": "A",
+        }
+        for number in range(3)
+    ]
+    folder = unreachable_hub / "allenai___ai2_arc" / "ARC-Easy" / "0.0.0" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    splits = datasets.SplitDict(dataset_name="ai2_arc")
+    features = datasets.Dataset.from_list(rows).features
+    for split in ("train", "validation", "test"):
+        with ArrowWriter(features=features, path=str(folder / f"ai2_arc-{split}.arrow")) as writer:
+            for row in rows:
+                writer.write(row)
+            writer.finalize()
+        splits.add(datasets.SplitInfo(name=split, num_examples=len(rows), dataset_name="ai2_arc"))
+    datasets.DatasetInfo(
+        features=features,
+        splits=splits,
+        builder_name="parquet",
+        dataset_name="ai2_arc",
+        config_name="ARC-Easy",
+        version="0.0.0",
+    ).write_to_directory(str(folder))
+    scores = evaluate_with_harness(loaded, ["arc_easy"], limit=2)
+    assert {task: (score.metric, len(score.right), score.chance) for task, score in scores.items()} == {
+        "arc_easy": ("acc_norm", 2, 0.25)
+    }
+
+
+@needs_lm_eval
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_file_of_ones_own_is_asked(
+    loaded: LoadedModel, unreachable_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that the documentation shows, from the folder that its questions are in."""
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```yaml\n(task: contracts\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    Path("contracts.yaml").write_text(block[1], encoding="utf-8")
+    asked = [Question(context=f"{n} is", choices=(" even", " odd"), answer=n % 2) for n in range(3)]
+    rows = [{"question": item.context, "choices": item.choices, "answer": item.answer} for item in asked]
+    Path("contracts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    scores = answer_suite(loaded, ["cities", "contracts.yaml"], limit=2)
+    assert list(scores) == ["cities", "contracts"]
+    score = scores["contracts"]
+    assert (score.metric, score.chance) == ("acc", 0.5)
+    assert score.right == judge(asked[:2], score_questions(loaded.model, loaded.tokenizer, asked[:2]), "acc")
+
+
+@needs_lm_eval
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot be read as a task file"), ("dataset_path: json\n", "names no `task`")],
+)
+def test_a_task_file_that_is_none_is_refused(
+    loaded: LoadedModel, tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        evaluate_with_harness(loaded, [str(file)])
+
+
 @needs_lm_eval
 def test_an_unknown_task_is_named(loaded: LoadedModel) -> None:
-    with pytest.raises(DataError, match="no task is called 'hellaswog': choose `small`, or a name from"):
+    with pytest.raises(DataError, match="no task is called 'hellaswog': choose `small`, a name from"):
         evaluate_with_harness(loaded, ["hellaswog"])
 
 
