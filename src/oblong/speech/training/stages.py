@@ -21,6 +21,7 @@ from oblong.records import (
     StageRecord,
 )
 from oblong.speech.arms import ArmRecipe, apply_arm, write_speech_delta
+from oblong.speech.training.alignment import choose_probe_clips, require_partners
 from oblong.speech.training.batches import BatchMaker
 from oblong.speech.training.describing import describe_arm, describe_best
 from oblong.speech.training.forward import SpeechForward
@@ -90,6 +91,10 @@ class SpeechTraining:
             name: hear(manifest, model, processor, recipe, on_progress, processes)
             for name, manifest in inputs.evaluate.items()
         }
+        if recipe.align.gate is not None and inputs.aligned is None:
+            require_partners(
+                choose_probe_clips([heard.clips for heard in self._evaluate.values()], recipe.probe_utterances)
+            )
         self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
         maker = BatchMaker(processor)
         forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
