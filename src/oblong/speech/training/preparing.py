@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from oblong.checkpoints.config import read_json_object
 from oblong.checkpoints.locate import locate_model
 from oblong.corpora.speech import AudioLimits, Utterance, read_manifest
-from oblong.errors import DataError, RecipeError, UserError
+from oblong.errors import DataError, RecipeError, SpeechModelError, UserError
 from oblong.evaluation.evaluate import choose_device
 from oblong.models.speech_lm import (
     SpeechLMForConditionalGeneration,
@@ -183,7 +184,7 @@ def start_from_aligned(model: SpeechLMForConditionalGeneration, aligned: Path, r
 
     Raises:
         UserError: its language model was trained as well, so that the adaptor fits no other.
-        SpeechModelError: it was made with another encoder, language model or kind of adaptor.
+        SpeechModelError: it was made with another encoder, language model or kind of adaptor, or heard other silence.
         CorruptCheckpointError: a file of it is not what its manifest says.
     """
     delta = read_speech_delta(aligned)
@@ -191,6 +192,12 @@ def start_from_aligned(model: SpeechLMForConditionalGeneration, aligned: Path, r
         raise UserError(
             f"{aligned}: its adaptor was trained together with the language model ({delta.manifest.description}): "
             "name the aligned/ of a run, where the adaptor trained alone"
+        )
+    silence = read_json_object(aligned / "config.json").get("trailing_silence")
+    if silence != recipe.trailing_silence:
+        raise SpeechModelError(
+            f"{aligned}: its adaptor was trained with trailing_silence: {json.dumps(silence)}, and the recipe says "
+            f"{json.dumps(recipe.trailing_silence)}, with which the encoder says something else: make them equal"
         )
     find_towers(delta.manifest, encoder=recipe.encoder, language_model=recipe.language_model)
     load_adaptor(model, aligned / ADAPTOR_FILE)
