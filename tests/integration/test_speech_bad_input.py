@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import soundfile
 from oblong.cli.main import run as run_cli
 from oblong.records import Ending, SpeechEvaluation, SpeechRun
 from oblong.speech.arms import merge_speech_delta
+from oblong.speech.sources import Samples
 from oblong.speech.training import SpeechProgress, train_speech
 from tests.speech_builders import make_tone as make_notes
 from tests.speech_builders import save_tiny_whisper as save_whisper_of_a_second
@@ -61,7 +61,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "speech.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def write_stereo(path: Path, left: Sequence[float], right: Sequence[float]) -> Path:
+def write_stereo(path: Path, left: Samples, right: Samples) -> Path:
     """Two channels at 48 kHz, of samples at 16 kHz."""
     soundfile.write(path, np.repeat(np.stack([left, right], axis=1), 3, axis=0), 48_000)
     return path
@@ -187,7 +187,7 @@ def test_a_gate_that_cannot_open_is_refused_before_training(folder: Path, capsys
     data = {"train": str(folder / "speech.jsonl"), "evaluate": {"tones": str(folder / "speech.jsonl")}}
     limited = data | {"limits": {"evaluate": 1}}
     assert train(folder, "-o", str(folder / "deaf"), data=limited, align={"max_steps": 1}) == 2
-    assert "no two of one language: add some, or set align.gate: null" in read_error(capsys)
+    assert "no two are of one language: add some, raise probe_utterances, or set align.gate: null" in read_error(capsys)
 
 
 def test_old_text_that_nothing_takes_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

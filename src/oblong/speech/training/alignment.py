@@ -128,8 +128,9 @@ def require_partners(clips: Sequence[Clip]) -> None:
     langs = [clip.utterance.lang for clip in clips]
     if len(set(langs)) == len(langs):
         raise DataError(
-            "data.evaluate: the alignment gate compares an utterance with another one of its language, and the test "
-            f"sets have {len(langs)} usable, no two of one language: add some, or set align.gate: null"
+            "data.evaluate: the alignment gate compares an utterance with another one of its language, and of the "
+            f"{len(langs)} test utterances that it looks at no two are of one language: add some, raise "
+            "probe_utterances, or set align.gate: null"
         )
 
 
