@@ -57,8 +57,15 @@ def score_transcripts(
     return summarise_errors(utterances, langs, num_resamples=num_resamples, seed=seed)
 
 
-def score_utterance(reference: str, hypothesis: str, lang: str) -> UtteranceErrors:
+def score_utterance(reference: str, hypothesis: str, lang: str, *, stopped_in_loop: bool = False) -> UtteranceErrors:
     """Count the errors of one transcript.
+
+    Args:
+        reference: what was said.
+        hypothesis: what was recognised.
+        lang: which decides the normaliser.
+        stopped_in_loop: decoding ended because the model repeated itself; the hypothesis then holds one round of it,
+            and does not tell.
 
     Raises:
         MissingExtraError: jiwer is not installed.
@@ -71,7 +78,7 @@ def score_utterance(reference: str, hypothesis: str, lang: str) -> UtteranceErro
         words_raw=count_word_errors(said, heard),
         characters=count_character_errors(said_normalised, heard_normalised),
         characters_raw=count_character_errors(said, heard),
-        loop=is_looping(heard) and not is_looping(said),
+        loop=(stopped_in_loop or is_looping(heard)) and not is_looping(said),
     )
 
 

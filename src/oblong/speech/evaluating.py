@@ -14,6 +14,7 @@ import torch
 from oblong.errors import AudioError, DataError, SelectionError
 from oblong.evaluation.wer import bootstrap_wer_difference, score_utterance, summarise_errors
 from oblong.records import (
+    Ending,
     Provenance,
     SkippedAudio,
     SpeechEvaluation,
@@ -186,7 +187,12 @@ def transcribe_chunk(
             seconds=len(samples) / SAMPLE_RATE,
             reference=utterance.text,
             hypothesis=transcription.text,
-            errors=score_utterance(utterance.text, transcription.text, utterance.lang),
+            errors=score_utterance(
+                utterance.text,
+                transcription.text,
+                utterance.lang,
+                stopped_in_loop=Ending.LOOP in transcription.endings,
+            ),
             endings=transcription.endings,
         )
         for (utterance, samples), transcription in zip(readable, transcriptions, strict=True)

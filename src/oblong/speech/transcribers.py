@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from oblong.errors import SelectionError
+from oblong.errors import SelectionError, SpeechInputError
 from oblong.records import Ending
 from oblong.speech.decoding import WINDOW_SECONDS, Decoded, DecodingSettings, generate_guarded
 from oblong.speech.sources import SAMPLE_RATE, Samples
@@ -99,7 +99,14 @@ class AudioLanguageModelTranscriber:
         return float(getattr(extractor, "chunk_length", WINDOW_SECONDS))
 
     def check_language(self, lang: str | None) -> None:
-        """See `Transcriber`; what a language model knows is not written anywhere."""
+        """See `Transcriber`; what a language model knows is not written anywhere, but what our prompts can name is."""
+        name = getattr(self.processor, "make_instruction", None)
+        if lang is None or self.prompt is not None or name is None:
+            return
+        try:
+            name(lang)
+        except SpeechInputError as error:
+            raise SelectionError(str(error)) from error
 
     def transcribe(self, windows: Sequence[Samples], lang: str | None, settings: DecodingSettings) -> list[Heard]:
         """See `Transcriber`."""

@@ -126,3 +126,9 @@ def test_what_cannot_be_scored_is_refused() -> None:
         score_transcripts(["a", "b"], ["a"], ["en", "en"])
     with pytest.raises(DataError, match="no transcript"):
         score_transcripts([], [], [])
+
+
+def test_a_loop_that_was_stopped_counts_unless_the_speaker_repeats_as_well() -> None:
+    chant = "no " * 20
+    assert score_utterance("go on", "go on", "en", stopped_in_loop=True).loop
+    assert not score_utterance(chant, "no", "en", stopped_in_loop=True).loop

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from oblong.errors import DataError, RecordError, SelectionError
-from oblong.records import SpeechEvaluation
+from oblong.records import Ending, SpeechEvaluation
 from oblong.speech.decoding import DecodingSettings
 from oblong.speech.evaluating import BATCHES_PER_CHUNK, SpeechCorpus, compare_with_baseline, evaluate_speech
 from oblong.speech.sources import Samples
+from oblong.speech.transcribers import Heard
 from tests.transcription_builders import (
     ScriptedTranscriber,
     hear_pitch,
@@ -124,3 +127,14 @@ def test_a_set_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(DataError, match="none of its 2 audio files can be read"):
         evaluate_speech(make_loaded(ScriptedTranscriber(hear_pitch)), [corpus], SETTINGS)
+
+
+def test_a_loop_that_decoding_stopped_is_counted_though_one_round_of_it_is_left(tmp_path: Path) -> None:
+    class Looping(ScriptedTranscriber):
+        def transcribe(self, windows: Sequence[Samples], lang: str | None, settings: DecodingSettings) -> list[Heard]:
+            heard = super().transcribe(windows, lang, settings)
+            return [replace(row, ending=Ending.LOOP if row.text == "tone300" else Ending.END) for row in heard]
+
+    evaluation = evaluate_speech(make_loaded(Looping(hear_pitch)), [make_corpus(tmp_path)], SETTINGS)
+    assert evaluation.sets["clips"].scores.corpus.num_loops == 1
+    assert evaluation.sets["clips"].scores.languages["de"].num_loops == 0

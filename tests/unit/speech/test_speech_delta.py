@@ -104,6 +104,21 @@ def test_a_delta_transcribes_wherever_a_model_does(tmp_path: Path, kind: str) ->
         load_speech_lm(delta)
 
 
+@pytest.mark.parametrize("silence", [0.0, 0.2])
+def test_the_encoder_hears_as_much_silence_as_in_training(tmp_path: Path, silence: float) -> None:
+    study = Study.make(tmp_path, "adaptor_only", dtype="float32")
+    study.model.config.trailing_silence = silence
+    study.train()
+    delta = study.write()
+    merged = merge_speech_delta(delta, tmp_path / "merged")
+    request = study.processor.apply_transcription_request(make_tones([0.3, 0.8]))
+    spectrograms = (request["input_features"], request["input_features_mask"])
+    expected = study.model.encode_audio(*spectrograms).frames
+    for model, _ in (load_speech_delta(delta, dtype="float32"), load_speech_lm(merged, dtype="float32")):
+        assert model.config.trailing_silence == silence
+        assert torch.equal(model.encode_audio(*spectrograms).frames, expected)
+
+
 def test_a_frozen_tensor_that_moved_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     study = Study.make(tmp_path, "lora")
     with torch.no_grad():

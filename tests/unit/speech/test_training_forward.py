@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from oblong.errors import OperationalError
+from oblong.errors import DataError, OperationalError
+from oblong.records import Ending
 from oblong.speech.arms import ArmRecipe, LoraRecipe, apply_arm
-from oblong.speech.training.alignment import group_by_length, measure_pairwise_cosine, probe_alignment
+from oblong.speech.decoding import Decoded, DecodingSettings
+from oblong.speech.training import scoring
+from oblong.speech.training.alignment import (
+    group_by_length,
+    measure_pairwise_cosine,
+    probe_alignment,
+    require_partners,
+)
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward, find_prefix_length
 from oblong.speech.training.preparing import build_model, hear, read_inputs
@@ -130,12 +139,32 @@ def test_nobody_is_probed_with_their_own_audio(folder: Path) -> None:
     assert all(clip is not other for clip, other in pairs)
 
 
-def test_groups_are_neighbours_in_length_and_never_one_alone(folder: Path) -> None:
+@pytest.mark.parametrize(("size", "sizes"), [(3, [2, 3, 2]), (2, [2, 3, 2]), (1, [2, 3, 2]), (8, [7])])
+def test_groups_are_neighbours_in_length_and_never_one_alone(folder: Path, size: int, sizes: list[int]) -> None:
     bench = Bench(folder, {"adaptor_only": True})
-    groups = list(group_by_length(bench.clips[:7], 3))
-    assert [len(group) for group in groups] == [2, 3, 2]
+    groups = list(group_by_length(bench.clips[:7], size))
+    assert sorted(len(group) for group in groups) == sorted(sizes)
     lengths = [clip.num_frames for group in groups for clip in group]
     assert lengths == sorted(lengths)
+
+
+def test_without_two_utterances_of_a_language_there_is_no_gap_to_measure(folder: Path) -> None:
+    first, second, *_ = Bench(folder, {"adaptor_only": True}).clips
+    german = replace(second, utterance=replace(second.utterance, lang="de"))
+    require_partners([first, german, second])
+    for clips in ([first], [first, german]):
+        with pytest.raises(DataError, match=r"no two are of one language: add some, .* align\.gate: null"):
+            require_partners(clips)
+
+
+def test_a_loop_that_decoding_stopped_is_counted_though_one_round_of_it_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(folder, {"adaptor_only": True})
+    rows = [Decoded(tokens=(97, 98), ending=ending) for ending in (Ending.END, Ending.LOOP, Ending.LIMIT)]
+    monkeypatch.setattr(scoring, "generate_guarded", lambda *inputs, **options: rows)
+    errors = scoring.score_clips(bench.model, bench.processor, bench.clips[:3], DecodingSettings())
+    assert (errors.num_utterances, errors.num_loops) == (3, 1)
 
 
 def test_pairwise_cosine_is_the_mean_over_pairs() -> None:

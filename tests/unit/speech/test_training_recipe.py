@@ -88,3 +88,10 @@ def test_shipped_recipes_are_right_and_short(name: str) -> None:
 def test_the_warm_up_has_at_least_one_step(share: float, num_steps: int, expected: int) -> None:
     recipe = AdaptRecipe.model_validate({"arm": {"adaptor_only": True}, "steps": num_steps, "warmup_share": share})
     assert count_warmup(recipe, num_steps) == expected
+
+
+def test_a_budget_of_perplexity_without_a_text_to_watch_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "recipe.yaml", MINIMAL | {"retention": {}, "stop": {"max_perplexity_ratio": 1.1}})
+    with pytest.raises(RecipeError, match=r"stop\.max_perplexity_ratio needs a text to watch"):
+        read_speech_recipe(path)
+    assert read_speech_recipe(path, settings=["stop.max_perplexity_ratio=null"]).retention == {}

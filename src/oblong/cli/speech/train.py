@@ -62,12 +62,17 @@ def train(
     yield_while_waiting()
     from oblong.recipes import find_recipe
     from oblong.speech.training import read_speech_recipe, train_speech
+    from oblong.speech.training.method_fit import reads_old_text
     from oblong.speech.training.processes import is_first_process
 
     path = find_recipe(recipe, speech=True)
     given = [*(settings or []), *([] if output is None else [f"output={output}"])]
     resolved = read_speech_recipe(path, settings=given)
     speaks = is_first_process()
+    adapt = resolved.adapt
+    if speaks and adapt.anchor is not None and not reads_old_text(adapt.method, adapt.anchor):
+        reason = "there is no method" if adapt.method is None else f"method {adapt.method.name} takes no old text"
+        warn(f"adapt.anchor is not used: {reason}")
     if dry_run:
         if speaks:
             show_forecast(resolved, path, num_processes=num_processes, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
+from rich.markup import escape
 
 from oblong.cli.terminal import format_seconds, note, progress_bar, warn
 from oblong.errors import AudioError, DataError, OutputExistsError, SelectionError
@@ -94,10 +96,15 @@ def list_sources(sources: Sequence[str], raw_rate: int | None) -> Iterator[list[
             if source == STREAM:
                 files.append((STREAM, save_stream(Path(folder), raw_rate)))
             elif path.is_dir():
-                files += [(str(file), file) for file in list_audio_files(path)]
+                files += [(make_printable(file), file) for file in list_audio_files(path)]
             else:
-                files.append((source, path))
+                files.append((make_printable(path), path))
         yield files
+
+
+def make_printable(path: Path) -> str:
+    """A path as text; bytes of its name that are not UTF-8, as old disks have them, become question marks."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def save_stream(folder: Path, raw_rate: int | None) -> Path:
@@ -164,7 +171,7 @@ def transcribe_files(
             for (name, _), target, outcome in zip(files[part], targets[part], outcomes, strict=True):
                 if isinstance(outcome, AudioError):
                     num_skipped += 1
-                    warn(f"{name}: {outcome.reason}; skipped")
+                    warn(escape(f"{name}: {outcome.reason}; skipped"))
                     continue
                 audio_seconds += outcome.seconds
                 write_transcript(name, outcome, form, target, alone=len(files) == 1)
@@ -201,7 +208,9 @@ def write_transcript(
 
     text = RENDERERS[form](name, transcription)
     if transcription.num_cut:
-        warn(f"{name}: {transcription.num_cut} of {len(transcription.segments)} windows are cut: loop, or no end")
+        warn(
+            escape(f"{name}: {transcription.num_cut} of {len(transcription.segments)} windows are cut: loop, or no end")
+        )
     if target is not None:
         with replace_on_success(target, force=True) as file:
             file.write(text)

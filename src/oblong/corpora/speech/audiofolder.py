@@ -71,7 +71,7 @@ def _iter_jsonl(file: Any, metadata: Path) -> Iterator[tuple[int, Mapping[str, A
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{metadata} line {number}: is not valid JSON: {error}") from error
         if not isinstance(row, Mapping):
             raise DataError(f"{metadata} line {number}: holds {type(row).__name__}, not an object")

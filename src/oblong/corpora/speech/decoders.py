@@ -39,6 +39,8 @@ def decode(file: Path | io.BytesIO, name: Path) -> Decoded:
         AudioError: neither decoder can read it, or it is cut off.
         MissingExtraError: the decoder is not installed.
     """
+    if isinstance(file, Path) and not _is_utf8(file):
+        file = io.BytesIO(_read_bytes(file))
     if _is_for_soundfile(file, name):
         return _decode_with_soundfile(file, name)
     return _decode_with_ffmpeg(file, name)
@@ -48,7 +50,7 @@ def measure(path: Path) -> float | None:
     """Seconds by the header; None where only decoding tells."""
     if path.suffix.lower() == G722:
         return path.stat().st_size / G722_BYTES_PER_SECOND
-    if not _is_for_soundfile(path, path):
+    if not _is_for_soundfile(path, path) or not _is_utf8(path):
         return None
     soundfile = _import_soundfile()
     try:
@@ -61,6 +63,22 @@ def _is_for_soundfile(file: Path | io.BytesIO, name: Path) -> bool:
     if name.suffix.lower() == G722:
         return False
     return name.suffix.lower() in SOUNDFILE_SUFFIXES or _read_magic(file, name).startswith(SOUNDFILE_MAGIC)
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether the decoders, which take names as text, can open it by its name; old disks have others."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AudioError(path, f"cannot be read: {error.strerror}", kind=MISSING) from error
 
 
 def _read_magic(file: Path | io.BytesIO, name: Path) -> bytes:

@@ -10,7 +10,6 @@ opens no sound file; what cannot be decoded is found, skipped and counted by `ob
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from oblong.errors import DataError
 from oblong.records.base import replace_on_success
 
 DIGITS: Final = 4  # of durations: less than two samples
+LONGEST_SECONDS: Final = 1e9  # thirty years; a number that is no duration may not fit a float either
 REQUIRED: Final = ("audio", "text", "lang")
 LANGUAGE_CODE: Final = re.compile(r"[a-z]{2,3}")
 # What the field is called in the manifests of other programs (NeMo, SLAM-LLM, HF datasets).
@@ -160,7 +160,11 @@ def _refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_string(value: Any) -> str | None:
-    return None if isinstance(value, str) else f"holds {type(value).__name__}, not a string"
+    if not isinstance(value, str):
+        return f"holds {type(value).__name__}, not a string"
+    # JSON can spell half a surrogate pair; neither tokenizers nor files take it.
+    half = next((letter for letter in value if "\ud800" <= letter <= "\udfff"), None)
+    return None if half is None else f"holds \\u{ord(half):04x}, half of a character: write the text as UTF-8"
 
 
 def _check_audio(value: Any) -> str | None:
@@ -183,7 +187,7 @@ def _check_duration(value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"holds {type(value).__name__}, not seconds"
-    return None if math.isfinite(value) and value > 0 else f"is {value}; it must be more than 0 seconds"
+    return None if 0 < value < LONGEST_SECONDS else f"is {value}; it must be more than 0 seconds, and a real duration"
 
 
 def _check_kind(value: Any) -> str | None:

@@ -53,7 +53,9 @@ def load_speech_delta(
     hearing, writing = find_towers(delta.manifest, encoder=encoder, language_model=language_model)
     with quiet_transformers():
         config, generation_config, processor = _read_side_files(directory)
-    model, _ = build_speech_lm(hearing, writing, config.adaptor_config, dtype=dtype)
+    model, _ = build_speech_lm(
+        hearing, writing, config.adaptor_config, dtype=dtype, trailing_silence=config.trailing_silence
+    )
     _refuse_other_architecture(directory, config, model.config)
     check_processor(processor, model.config)
     model.config.default_prompt_ids = config.default_prompt_ids

@@ -57,6 +57,7 @@ class EncodedUtterances:
 
     Attributes:
         utterances: in the order of the manifest, with measured durations.
+        keys: for each what its recording is, to the byte.
         features: (T_i, D) bfloat16 on the CPU for each, cropped to valid frames; from the cache they are mapped into
             memory, and what is written into them does not reach the cache.
         skipped: utterances that cannot be used, with the reasons.
@@ -65,6 +66,7 @@ class EncodedUtterances:
     """
 
     utterances: tuple[Utterance, ...]
+    keys: tuple[str, ...]
     features: tuple[torch.Tensor, ...]
     skipped: tuple[SkippedAudio, ...]
     skips: SkipReport
@@ -134,6 +136,7 @@ def encode_utterances(
         raise DataError(f"none of {len(utterances)} utterances can be used: {skips.describe() or 'there are none'}")
     return EncodedUtterances(
         utterances=tuple(utterance for utterance, _ in done),
+        keys=tuple(key for _, key in done),
         features=tuple(encoder.get_features(key) for _, key in done),
         skipped=tuple(skipped),
         skips=skips,

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 
+from oblong.errors import DataError
 from oblong.models.speech_lm.modeling import IGNORED
 from oblong.records import AlignmentProbe
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
@@ -103,13 +104,34 @@ def choose_probe_clips(sets: Sequence[Sequence[Clip]], num_clips: int) -> list[C
 
 
 def group_by_length(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
-    """Neighbours in length and of one language, at least two in a group unless a language has only one."""
+    """Neighbours in length and of one language, at least two in a group unless a language has only one.
+
+    Args:
+        clips: to group.
+        size: of a group, at most, but for a third where two and one would be left.
+    """
     ranked = sorted(clips, key=lambda clip: (clip.utterance.lang, clip.num_frames, str(clip.utterance.audio)))
     for lang in sorted({clip.utterance.lang for clip in ranked}):
         members = [clip for clip in ranked if clip.utterance.lang == lang]
-        num_groups = max(1, math.ceil(len(members) / size))
+        # An utterance alone would be compared with itself, so a group may be larger than asked for.
+        num_groups = max(1, min(math.ceil(len(members) / size), len(members) // 2))
         bounds = [round(number * len(members) / num_groups) for number in range(num_groups + 1)]
         yield from (members[start:end] for start, end in pairwise(bounds))
+
+
+def require_partners(clips: Sequence[Clip]) -> None:
+    """Make sure that some utterance can be given another one's audio, or the gap would be zero whatever is learned.
+
+    Raises:
+        DataError: no two are of one language.
+    """
+    langs = [clip.utterance.lang for clip in clips]
+    if len(set(langs)) == len(langs):
+        raise DataError(
+            "data.evaluate: the alignment gate compares an utterance with another one of its language, and of the "
+            f"{len(langs)} test utterances that it looks at no two are of one language: add some, raise "
+            "probe_utterances, or set align.gate: null"
+        )
 
 
 def measure_pairwise_cosine(tokens: torch.Tensor) -> float:

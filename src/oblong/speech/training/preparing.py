@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +12,10 @@ from typing import Any
 
 import torch
 
+from oblong.checkpoints.config import read_json_object
 from oblong.checkpoints.locate import locate_model
 from oblong.corpora.speech import AudioLimits, Utterance, read_manifest
-from oblong.errors import DataError, RecipeError, UserError
+from oblong.errors import DataError, RecipeError, SpeechModelError, UserError
 from oblong.evaluation.evaluate import choose_device
 from oblong.models.speech_lm import (
     SpeechLMForConditionalGeneration,
@@ -24,6 +26,7 @@ from oblong.models.speech_lm import (
 )
 from oblong.models.wheels import digest_file
 from oblong.records import Plan, SpeechData
+from oblong.records.base import digest_bytes, load_document, replace_on_success
 from oblong.speech.arms.delta_file import ADAPTOR_FILE, is_speech_delta, read_speech_delta
 from oblong.speech.arms.towers import find_towers
 from oblong.speech.features import EncodedUtterances, encode_utterances, open_feature_cache
@@ -33,7 +36,7 @@ from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
 from oblong.speech.training.recipe import SpeechTrainRecipe, resolve_manifest
 from oblong.speech.training.scoring import RetentionCorpus, read_retention
-from oblong.speech.training.workspace import ALIGNED
+from oblong.speech.training.workspace import ALIGNED, RECORDINGS_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class Inputs:
         evaluate: test sets, by name.
         retention: texts to watch.
         aligned: directory of the adaptor to start from.
-        digests: of the files that decide the outcome.
+        digests: of the files that decide the outcome, and of the texts to watch.
     """
 
     train: tuple[Manifest, ...]
@@ -68,10 +71,17 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeardSet:
-    """A manifest that the encoder has heard."""
+    """A manifest that the encoder has heard.
+
+    Attributes:
+        clips: utterances that can be used.
+        data: for the record.
+        digest: of their recordings, in order.
+    """
 
     clips: tuple[Clip, ...]
     data: SpeechData
+    digest: str
 
 
 def read_inputs(recipe: SpeechTrainRecipe, path: Path) -> Inputs:
@@ -120,6 +130,9 @@ def read_inputs(recipe: SpeechTrainRecipe, path: Path) -> Inputs:
         digests[recipe.adapt.arm.plan] = digest_file(Path(recipe.adapt.arm.plan))
     if aligned is not None:
         digests[str(aligned)] = digest_file(aligned / ADAPTOR_FILE)
+    for name, corpus in retention.items():
+        # The losses of the untouched model are kept with the run: of another text they would say nothing.
+        digests[f"retention.{name}"] = digest_bytes("\0".join(corpus.documents).encode("utf-8", "surrogatepass"))
     return Inputs(
         train=tuple(manifest for manifest in train if manifest is not None),
         evaluate={name: manifest for name, manifest in evaluate.items() if manifest is not None},
@@ -171,7 +184,7 @@ def start_from_aligned(model: SpeechLMForConditionalGeneration, aligned: Path, r
 
     Raises:
         UserError: its language model was trained as well, so that the adaptor fits no other.
-        SpeechModelError: it was made with another encoder, language model or kind of adaptor.
+        SpeechModelError: it was made with another encoder, language model or kind of adaptor, or heard other silence.
         CorruptCheckpointError: a file of it is not what its manifest says.
     """
     delta = read_speech_delta(aligned)
@@ -179,6 +192,12 @@ def start_from_aligned(model: SpeechLMForConditionalGeneration, aligned: Path, r
         raise UserError(
             f"{aligned}: its adaptor was trained together with the language model ({delta.manifest.description}): "
             "name the aligned/ of a run, where the adaptor trained alone"
+        )
+    silence = read_json_object(aligned / "config.json").get("trailing_silence")
+    if silence != recipe.trailing_silence:
+        raise SpeechModelError(
+            f"{aligned}: its adaptor was trained with trailing_silence: {json.dumps(silence)}, and the recipe says "
+            f"{json.dumps(recipe.trailing_silence)}, with which the encoder says something else: make them equal"
         )
     find_towers(delta.manifest, encoder=recipe.encoder, language_model=recipe.language_model)
     load_adaptor(model, aligned / ADAPTOR_FILE)
@@ -233,7 +252,40 @@ def hear(
         seconds=sum(clip.seconds for clip in clips),
         skipped=tuple(encoded.skipped),
     )
-    return HeardSet(clips=clips, data=data)
+    return HeardSet(clips=clips, data=data, digest=digest_bytes("\n".join(encoded.keys).encode()))
+
+
+def pin_recordings(workspace: Path, sets: Mapping[str, HeardSet]) -> None:
+    """Write down what a run hears, or make sure that it is what the run began with.
+
+    Batches go by an utterance's place among those that can be used, so one that is missing now would move all.
+
+    Args:
+        workspace: of the run.
+        sets: by the recipe's names for them.
+
+    Raises:
+        UserError: recordings are missing, new, or others.
+        RecordError: what was written down cannot be read.
+        OutputWriteError: the disk is full or the place is not writable.
+    """
+    path = workspace / RECORDINGS_FILE
+    now = {name: {"num_utterances": len(heard.clips), "digest": heard.digest} for name, heard in sets.items()}
+    if not path.exists():
+        with replace_on_success(path, force=True) as file:
+            json.dump(now, file, indent=1)
+        return
+    before = load_document(path)
+    for name, heard in sets.items():
+        if before.get(name) == now[name]:
+            continue
+        counts = f"{before.get(name, {}).get('num_utterances')} could be used then, {len(heard.clips)} can now"
+        skipped = heard.data.skipped
+        example = f"; skipped now: {skipped[0].audio}: {skipped[0].reason}" if skipped else ""
+        raise UserError(
+            f"data.{name}: the recordings of {heard.data.manifest} are not those that the unfinished run in "
+            f"{workspace} began with ({counts}{example}): put them back, or pass --fresh to start over"
+        )
 
 
 def spread_evenly(utterances: Sequence[Utterance], limit: int | None) -> tuple[Utterance, ...]:

@@ -215,6 +215,12 @@ class SpeechTrainRecipe(Part):
     cache: bool = Field(default=True, description="keep the encoder's output on the disk for other runs")
     threads: int | None = Field(default=None, gt=0, description="CPU threads; default: torch's, one per core")
 
+    @model_validator(mode="after")
+    def _check_stop(self) -> Self:
+        if self.stop.max_perplexity_ratio is not None and not self.retention:
+            raise ValueError("stop.max_perplexity_ratio needs a text to watch: name one in retention, or leave it out")
+        return self
+
     @field_validator("retention", mode="before")
     @classmethod
     def _accept_bare_sources(cls, value: Any) -> Any:

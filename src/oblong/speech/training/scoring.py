@@ -15,12 +15,12 @@ from oblong.evaluation import score_corpus, score_utterance, summarise_errors
 from oblong.models.speech_lm import SpeechLMForConditionalGeneration, SpeechLMProcessor
 from oblong.models.speech_lm.frames import group_frames
 from oblong.models.speech_lm.supervision import tokenise_prompt
-from oblong.records import TextRetention, WordErrors
+from oblong.records import Ending, TextRetention, WordErrors
 from oblong.speech.decoding import DecodingSettings, generate_guarded
 from oblong.speech.training.batches import Clip
 from oblong.speech.training.processes import ALONE, Processes
 from oblong.speech.training.recipe import RetentionText
-from oblong.speech.transcribers import read_rows
+from oblong.speech.transcribers import Heard, read_rows
 
 NUM_RESAMPLES = 1000  # of the intervals at each evaluation; `oblong speech evaluate` takes more
 
@@ -75,14 +75,23 @@ def score_clips(
     in_step: bool = False,
 ) -> WordErrors:
     """Decode a test set from its frames, and count; see `transcribe_clips`."""
-    texts = transcribe_clips(model, processor, clips, settings, processes=processes, in_step=in_step)
-    return score_texts(clips, texts)
+    heard = transcribe_clips(model, processor, clips, settings, processes=processes, in_step=in_step)
+    return score_texts(clips, [row.text for row in heard], stopped_in_loop=[row.ending is Ending.LOOP for row in heard])
 
 
-def score_texts(clips: Sequence[Clip], texts: Sequence[str]) -> WordErrors:
-    """Count the errors of a test set's hypotheses."""
+def score_texts(
+    clips: Sequence[Clip], texts: Sequence[str], *, stopped_in_loop: Sequence[bool] | None = None
+) -> WordErrors:
+    """Count the errors of a test set's hypotheses.
+
+    Args:
+        clips: what was said.
+        texts: what was recognised.
+        stopped_in_loop: for each, whether decoding ended because the model repeated itself; default: none did.
+    """
     errors = [
-        score_utterance(clip.utterance.text, text, clip.utterance.lang) for clip, text in zip(clips, texts, strict=True)
+        score_utterance(clip.utterance.text, text, clip.utterance.lang, stopped_in_loop=loop)
+        for clip, text, loop in zip(clips, texts, stopped_in_loop or [False] * len(clips), strict=True)
     ]
     langs = [clip.utterance.lang for clip in clips]
     scores = summarise_errors(errors, langs, num_resamples=NUM_RESAMPLES).corpus
@@ -103,7 +112,7 @@ def transcribe_clips(
     *,
     processes: Processes = ALONE,
     in_step: bool = False,
-) -> list[str]:
+) -> list[Heard]:
     """Decode utterances from what the encoder made of them; in the order given.
 
     Prompts are those of `oblong speech evaluate`, limits and loop guard as well.
@@ -113,7 +122,7 @@ def transcribe_clips(
         processor: the model's.
         clips: to decode.
         settings: how.
-        processes: that divide the batches among them; each gets all texts.
+        processes: that divide the batches among them; each gets all of it.
         in_step: go on until the last process is done, as a sharded model must.
     """
     # Longest first: rows of equal length need no padding.
@@ -123,9 +132,9 @@ def transcribe_clips(
         number: _transcribe_batch(model, processor, [clips[place] for place in places], settings, in_step=in_step)
         for number, places in processes.deal(batches)
     }
-    rows = [text for texts in processes.collect(mine) for text in texts]
-    texts = dict(zip(order, rows, strict=True))
-    return [texts[index] for index in range(len(clips))]
+    rows = [row for batch in processes.collect(mine) for row in batch]
+    heard = dict(zip(order, rows, strict=True))
+    return [heard[index] for index in range(len(clips))]
 
 
 def _transcribe_batch(
@@ -135,7 +144,7 @@ def _transcribe_batch(
     settings: DecodingSettings,
     *,
     in_step: bool,
-) -> list[str]:
+) -> list[Heard]:
     device = model.lm_head.weight.device
     prompts = [
         tokenise_prompt(
@@ -161,7 +170,7 @@ def _transcribe_batch(
         pad_token_id=processor.tokenizer.pad_token_id,
         **({"synced_gpus": True} if in_step else {}),
     )
-    return [heard.text for heard in read_rows(processor.tokenizer, rows)]
+    return read_rows(processor.tokenizer, rows)
 
 
 @contextmanager

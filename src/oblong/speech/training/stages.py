@@ -21,6 +21,7 @@ from oblong.records import (
     StageRecord,
 )
 from oblong.speech.arms import ArmRecipe, apply_arm, write_speech_delta
+from oblong.speech.training.alignment import choose_probe_clips, require_partners
 from oblong.speech.training.batches import BatchMaker
 from oblong.speech.training.describing import describe_arm, describe_best
 from oblong.speech.training.forward import SpeechForward
@@ -28,7 +29,7 @@ from oblong.speech.training.holding import Held, hold
 from oblong.speech.training.measuring import Measurer, reuse_point
 from oblong.speech.training.objective import SpeechObjective
 from oblong.speech.training.old_text import obtain_old_text
-from oblong.speech.training.preparing import Inputs, build_model, hear, start_from_aligned
+from oblong.speech.training.preparing import Inputs, build_model, hear, pin_recordings, start_from_aligned
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress
 from oblong.speech.training.recipe import SpeechTrainRecipe
@@ -90,7 +91,14 @@ class SpeechTraining:
             name: hear(manifest, model, processor, recipe, on_progress, processes)
             for name, manifest in inputs.evaluate.items()
         }
+        if recipe.align.gate is not None and inputs.aligned is None:
+            require_partners(
+                choose_probe_clips([heard.clips for heard in self._evaluate.values()], recipe.probe_utterances)
+            )
         self._train = [hear(manifest, model, processor, recipe, on_progress, processes) for manifest in inputs.train]
+        sets = {f"evaluate.{name}": heard for name, heard in self._evaluate.items()}
+        sets |= {f"train.{index}": heard for index, heard in enumerate(self._train)}
+        processes.first(lambda: pin_recordings(workspace, sets))
         maker = BatchMaker(processor)
         forward = SpeechForward(model, dtype=TORCH_DTYPES[recipe.dtype], share_prefix=recipe.share_prefix)
         self._bench = Workbench(

@@ -11,7 +11,8 @@ A checkpoint is written whole into a hidden directory and then renamed. What it 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ TRAINED_FILE: Final = "trained.safetensors"
 OPTIMIZER_FILE: Final = "optimizer.pt"
 STEP_PREFIX: Final = "step-"
 BEST_PREFIX: Final = "best-"
+ADVICE: Final = "pass --fresh to start over"
 
 
 class StageState(Part):
@@ -79,11 +81,16 @@ class CheckpointStore:
         return max(self._list(), key=rank, default=None)
 
     def read_state(self) -> TrainingState | None:
-        """Where the run stands; None at its beginning."""
+        """Where the run stands; None at its beginning.
+
+        Raises:
+            CorruptCheckpointError: the last checkpoint is damaged.
+        """
         last = self.find_last()
         if last is None:
             return None
-        return TrainingState.model_validate_json((last / STATE_FILE).read_text(encoding="utf-8"))
+        with explain_damage(last / STATE_FILE):
+            return TrainingState.model_validate_json((last / STATE_FILE).read_text(encoding="utf-8"))
 
     def save(
         self, state: TrainingState, trained: Mapping[str, nn.Parameter], machinery: Mapping[str, Any], best: int | None
@@ -117,13 +124,14 @@ class CheckpointStore:
         """Put the last checkpoint's tensors into the parameters; returns the rest of it.
 
         Raises:
-            CorruptCheckpointError: it holds other tensors.
+            CorruptCheckpointError: it is damaged, or holds other tensors.
         """
         last = self.find_last()
         if last is None:
-            raise CorruptCheckpointError(self._directory, "holds no checkpoint", advice="pass --fresh to start over")
-        put_tensors(trained, load_file(last / TRAINED_FILE), last)
-        machinery: Mapping[str, Any] = torch.load(last / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
+            raise CorruptCheckpointError(self._directory, "holds no checkpoint", advice=ADVICE)
+        put_tensors(trained, read_tensors(last / TRAINED_FILE), last)
+        with explain_damage(last / OPTIMIZER_FILE):
+            machinery: Mapping[str, Any] = torch.load(last / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
         return machinery
 
     def save_best(self, stage: SpeechStage, step: int, trained: Mapping[str, nn.Parameter]) -> None:
@@ -136,15 +144,39 @@ class CheckpointStore:
             temporary.replace(path)
 
     def restore_best(self, stage: SpeechStage, step: int, trained: Mapping[str, nn.Parameter]) -> None:
-        """Put the tensors of the best evaluation into the parameters."""
+        """Put the tensors of the best evaluation into the parameters.
+
+        Raises:
+            CorruptCheckpointError: they are damaged.
+        """
         path = self._best_path(stage, step)
-        put_tensors(trained, load_file(path), path)
+        put_tensors(trained, read_tensors(path), path)
 
     def _list(self) -> list[Path]:
         return [path for path in self._directory.glob(f"{STEP_PREFIX}*") if path.is_dir()]
 
     def _best_path(self, stage: SpeechStage, step: int) -> Path:
         return self._directory / f"{BEST_PREFIX}{stage.value}-{step:08d}.safetensors"
+
+
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one error that names it; a power cut can leave one."""
+    try:
+        yield
+    except Exception as error:  # torch, pickle, safetensors and pydantic raise many kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CorruptCheckpointError(path, f"cannot be read: {reason[0]}", advice=ADVICE) from error
+
+
+def read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: missing or damaged.
+    """
+    with explain_damage(path):
+        return load_file(path)
 
 
 def copy_tensors(trained: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
@@ -160,9 +192,7 @@ def put_tensors(trained: Mapping[str, nn.Parameter], stored: Mapping[str, torch.
         CorruptCheckpointError: the names differ.
     """
     if different := sorted(trained.keys() ^ stored.keys()):
-        raise CorruptCheckpointError(
-            path, f"holds other tensors than train: {', '.join(different[:3])}", advice="pass --fresh to start over"
-        )
+        raise CorruptCheckpointError(path, f"holds other tensors than train: {', '.join(different[:3])}", advice=ADVICE)
     for name, parameter in trained.items():
         parameter.copy_(stored[name])
 

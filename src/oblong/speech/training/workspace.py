@@ -4,6 +4,7 @@ OUTPUT/run.json        the SpeechRun; rewritten at every evaluation while the ru
 OUTPUT/points.jsonl    its evaluations, one line each, appended as they are made
 OUTPUT/recipe.yaml     the recipe as resolved
 OUTPUT/inputs.json     digests of the files that went in
+OUTPUT/recordings.json how many recordings of each set could be used, and a digest of them
 OUTPUT/anchor.safetensors  old text, for a method that takes it
 OUTPUT/aligned/        speech delta after stage A: the adaptor
 OUTPUT/best/           speech delta of the best evaluation
@@ -26,6 +27,7 @@ from oblong.tuning.workspace import begin_workspace, find_changed_fields, locate
 
 POINTS_FILE: Final = "points.jsonl"
 INPUTS_FILE: Final = "inputs.json"
+RECORDINGS_FILE: Final = "recordings.json"
 ALIGNED: Final = "aligned"
 BEST: Final = "best"
 LAST: Final = "last"

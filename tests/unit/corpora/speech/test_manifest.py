@@ -91,6 +91,15 @@ def test_a_manifest_is_not_overwritten_unasked(tmp_path: Path) -> None:
         ({**LINE, "duration": 0}, "line 2: field 'duration' is 0; it must be more than 0 seconds"),
         ({**LINE, "duration": "3"}, "line 2: field 'duration' holds str, not seconds"),
         ({**LINE, "duration": True}, "line 2: field 'duration' holds bool"),
+        (
+            '{"audio": "a", "text": "", "lang": "en", "duration": 1' + "0" * 400 + "}",
+            "it must be more than 0 seconds, and",
+        ),
+        (
+            '{"audio": "a", "text": "\\ud83d.", "lang": "en"}',
+            r"line 2: field 'text' holds \\ud83d, half of a character",
+        ),
+        ('{"audio": "\\udc00.wav", "text": "", "lang": "en"}', r"line 2: field 'audio' holds \\udc00"),
         ({**LINE, "kind": "robot"}, "line 2: field 'kind' is 'robot'; it is one of human, synthetic"),
     ],
 )
