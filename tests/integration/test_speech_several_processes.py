@@ -20,7 +20,10 @@ WEIGHT_TOLERANCE = 1e-4
 
 # Of 0.3 to 0.65 s each: batches of one, where a process has no share, of two, and of three.
 BATCH = {"max_seconds": 1.0, "max_utterances": 4, "num_buckets": 1}
-TWO_STAGES = {"spell": {"epochs": 1}, "align": {"max_steps": 4, "gate": 0.9, "learning_rate": 1e-2}}
+TWO_STAGES = {
+    "spell": {"epochs": 1, "masking": {"time_share": 0.3, "time_length": 2}},
+    "align": {"max_steps": 4, "gate": 0.9, "learning_rate": 1e-2},
+}
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,23 @@ def copy_weights(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: widen(parameter.detach()).clone() for name, parameter in trained.items()}
 
 
+@torch.no_grad()
+def load_weights(trained: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Put values into parameters."""
+    for name, parameter in trained.items():
+        parameter.copy_(weights[name])
+
+
+@contextmanager
+def restored_weights(trained: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+    """Whatever happens to the parameters inside the block, they are afterwards as before; yields those values."""
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    try:
+        yield before
+    finally:
+        load_weights(trained, before)
+
+
 def widen(tensor: Tensor) -> Tensor:
     """At least float32: float64 stays, everything narrower is converted."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -18,10 +18,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from oblong.methods.base_model import widen
+from oblong.methods.base_model import restored_weights, widen
 from oblong.methods.options import SvbOptions
 from oblong.methods.protocol import Method, Sizes, State, Training
-from oblong.methods.wise_ft import load_weights
 
 
 class SingularValueBounding(Method):
@@ -52,12 +51,9 @@ class SingularValueBounding(Method):
     @contextmanager
     def as_if_finished(self) -> Iterator[None]:
         """Inside the block the matrices are projected."""
-        tuned = {name: value.detach().clone() for name, value in self._matrices()}
-        try:
+        with restored_weights(dict(self._matrices())):
             self.finish()
             yield
-        finally:
-            load_weights(dict(self._matrices()), tuned)
 
     def state_dict(self) -> State:
         """The number of steps."""

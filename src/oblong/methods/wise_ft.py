@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor, nn
 
+from oblong.methods.base_model import load_weights, restored_weights
 from oblong.methods.options import WiseFtOptions
 from oblong.methods.protocol import Method, Sizes, Training
 
@@ -43,12 +44,9 @@ class WiseFt(Method):
     @contextmanager
     def as_if_finished(self) -> Iterator[None]:
         """Inside the block the weights are interpolated."""
-        tuned = {name: value.detach().clone() for name, value in self._trained.items()}
-        try:
+        with restored_weights(self._trained):
             self.finish()
             yield
-        finally:
-            load_weights(self._trained, tuned)
 
     def forecast_bytes(self, sizes: Sizes) -> int:
         """The base's weights during training; a copy more at its end, when no gradients are left."""
@@ -75,19 +73,9 @@ def trace_curve(
         measure: called with the interpolated weights in the model.
         alphas: 0 is the base, 1 the tuned model.
     """
-    tuned = {name: value.detach().clone() for name, value in trained.items()}
-    try:
+    with restored_weights(trained) as tuned:
         curve = {}
         for alpha in alphas:
             load_weights(trained, interpolate(base, tuned, alpha=alpha))
             curve[alpha] = measure()
         return curve
-    finally:
-        load_weights(trained, tuned)
-
-
-@torch.no_grad()
-def load_weights(trained: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
-    """Put values into parameters."""
-    for name, parameter in trained.items():
-        parameter.copy_(weights[name])

@@ -96,6 +96,15 @@ class BatchRecipe(Part):
         return BucketRule(**self.model_dump())
 
 
+class MaskingRecipe(Part):
+    """What training hides of each utterance, drawn anew each time; see `masking`. Evaluations hear everything."""
+
+    time_share: float = Field(default=0.1, ge=0, lt=1, description="of the encoder's frames")
+    time_length: int = Field(default=10, gt=0, description="frames in a row, 20 ms each")
+    feature_share: float = Field(default=0.0, ge=0, lt=1, description="of a frame's features, the same in all frames")
+    feature_length: int = Field(default=16, gt=0, description="features in a row")
+
+
 class SpellRecipe(OptimizerRecipe):
     """Before stage A: the adaptor learns to spell with the language model's embeddings, by CTC; see `spelling`."""
 
@@ -104,6 +113,7 @@ class SpellRecipe(OptimizerRecipe):
     length_weight: float = Field(
         default=1.0, ge=0, description="of the term that keeps audio tokens as long as the model's embeddings"
     )
+    masking: MaskingRecipe | None = Field(default=None, description="SpecAugment in this stage; default: none")
     batch: BatchRecipe | None = Field(default=None, description="default: that of the other stages")
 
 
@@ -138,6 +148,7 @@ class AdaptRecipe(OptimizerRecipe):
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=3e-5, gt=0, description="peak, of the language model's tensors")
     adaptor_factor: float = Field(default=0.3, ge=0, description="times the arm's learning rate is the adaptor's")
+    masking: MaskingRecipe | None = Field(default=None, description="SpecAugment in this stage; default: none")
     method: MethodField = Field(
         default=None, description="what to do against forgetting: a name, or name, strength and other options"
     )

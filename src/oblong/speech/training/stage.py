@@ -17,10 +17,11 @@ from oblong.methods.protocol import Method, PlainFineTuning
 from oblong.records import SpeechPoint, SpeechStage, StageRecord, TrainingPoint
 from oblong.speech.training.batches import BatchMaker, Clip, SpeechBatch
 from oblong.speech.training.forward import SpeechForward
+from oblong.speech.training.masking import mask_batch
 from oblong.speech.training.objective import Objective
 from oblong.speech.training.processes import Processes
 from oblong.speech.training.progress import OnSpeechProgress, SpeechProgress
-from oblong.speech.training.recipe import OptimizerRecipe, SpeechTrainRecipe, count_warmup
+from oblong.speech.training.recipe import MaskingRecipe, OptimizerRecipe, SpeechTrainRecipe, count_warmup
 from oblong.speech.training.state import CheckpointStore, StageState, TrainingState
 from oblong.speech.training.stopping import Verdict
 
@@ -52,6 +53,7 @@ class StagePlan:
         measure: an evaluation; told what came before in this stage.
         find_best: step of the best evaluation so far.
         method: what is done against forgetting, prepared; it sees the language model's tensors alone.
+        masking: what is hidden of each utterance, if anything.
     """
 
     stage: SpeechStage
@@ -66,6 +68,7 @@ class StagePlan:
     measure: Callable[[StageState, float | None], SpeechPoint]
     find_best: Callable[[Sequence[SpeechPoint]], SpeechPoint | None]
     method: Method = field(default_factory=PlainFineTuning)
+    masking: MaskingRecipe | None = None
 
     @property
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -154,6 +157,9 @@ class StageRunner:
         started = time.perf_counter()
         processes = self._bench.processes
         batch = self._bench.maker.make_share(clips, processes).to(self._bench.device)
+        if self._plan.masking is not None:
+            seed = self._bench.recipe.seed
+            batch = mask_batch(batch, self._plan.masking, position, seed=seed, processes=processes)
         self._optimizer.zero_grad(set_to_none=True)
         (value,) = processes.add(self._differentiate(batch))
         if not math.isfinite(value):

@@ -252,6 +252,7 @@ class SpeechTraining:
             judge=lambda points: None,
             measure=partial(self._measurer.measure_spell, base=state.base_retention, speller=speller),
             find_best=lambda points: None,
+            masking=recipe.masking,
         )
 
     def _plan_align(self, state: TrainingState) -> StagePlan:
@@ -299,6 +300,7 @@ class SpeechTraining:
             measure=measure,
             find_best=partial(find_best, rules=recipe.stop),
             method=held.method,
+            masking=recipe.adapt.masking,
         )
 
     def _finish(self, state: TrainingState, verdict: Verdict) -> SpeechRun:
