@@ -196,6 +196,12 @@ def test_old_text_that_nothing_takes_is_said(folder: Path, capsys: pytest.Captur
     assert "adapt.anchor is not used: there is no method" in read_error(capsys)
 
 
+def test_a_lesson_that_is_not_given_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"train": "none.jsonl", "evaluate": {"tones": "none.jsonl"}}
+    assert train(folder, data=data, spell=True, align={"start_from": str(folder / "elsewhere")}) == 2
+    assert "spell is not used: align.start_from takes the adaptor of" in read_error(capsys)
+
+
 def test_an_adaptor_of_another_encoder_is_refused(
     folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

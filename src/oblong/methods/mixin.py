@@ -57,11 +57,11 @@ class MethodTrainerMixin:
         """Prepare the method at the base's weights, train, and let it finish.
 
         Raises:
-            MethodError: the method's forecast does not fit in memory.
+            MethodError: the method's forecast does not fit in memory, or there is no checkpoint to resume from.
         """
         trainer: Any = self
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(trainer.args.output_dir)  # type: ignore[no-untyped-call]
+            resume_from_checkpoint = find_last_checkpoint(Path(trainer.args.output_dir))
         training = self._describe_training()
         sizes = forecast_sizes(training, next(training.read_items(1), None))
         refuse_if_too_large(self.method.forecast_bytes(sizes), training.device)
@@ -169,6 +169,21 @@ class MethodTrainerMixin:
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
         for item in items:
             yield collate([item])
+
+
+def find_last_checkpoint(output: Path) -> str:
+    """The newest checkpoint of a Trainer's folder.
+
+    Raises:
+        MethodError: there is none.
+    """
+    found: str | None = get_last_checkpoint(str(output)) if output.is_dir() else None  # type: ignore[no-untyped-call]
+    if found is None:
+        raise MethodError(
+            f"{output} has no checkpoint to resume from: give the folder of the run that was interrupted, or leave "
+            "resume_from_checkpoint out to start anew"
+        )
+    return found
 
 
 class MethodTrainer(MethodTrainerMixin, Trainer):

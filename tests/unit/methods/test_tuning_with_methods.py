@@ -195,6 +195,15 @@ def test_a_checkpoint_holds_its_own_run_s_method(tmp_path: Path, second: str) ->
         assert not left.exists()
 
 
+@pytest.mark.parametrize("output", ["empty", "missing"])
+def test_resuming_from_nothing_is_refused_as_by_the_trainer(tmp_path: Path, output: str) -> None:
+    trainer = make_trainer(tmp_path / output, make_llama(), parse_method("l2_sp"))
+    if output == "missing":
+        trainer.args.output_dir = str(tmp_path / "nowhere")
+    with pytest.raises(MethodError, match="has no checkpoint to resume from"):
+        trainer.train(resume_from_checkpoint=True)
+
+
 def test_gradients_are_changed_once_a_step_before_clipping(tmp_path: Path) -> None:
     """Also where no clipping was asked for."""
     from oblong.methods.protocol import Method

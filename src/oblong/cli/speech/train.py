@@ -73,6 +73,8 @@ def train(
     if speaks and adapt.anchor is not None and not reads_old_text(adapt.method, adapt.anchor):
         reason = "there is no method" if adapt.method is None else f"method {adapt.method.name} takes no old text"
         warn(f"adapt.anchor is not used: {reason}")
+    if speaks and resolved.spell is not None and resolved.align.start_from is not None:
+        warn(f"spell is not used: align.start_from takes the adaptor of {resolved.align.start_from} as it is")
     if dry_run:
         if speaks:
             show_forecast(resolved, path, num_processes=num_processes, as_json=as_json)
