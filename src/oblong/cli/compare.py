@@ -215,7 +215,12 @@ def run_comparison(recipe: CompareRecipe) -> Comparison:
     if recipe.model == DEMO:
         ensure_demo_model()
     with MatrixProgress() as progress:
-        watcher = Watcher(on_scan=progress.on_scan, on_plans=progress.on_plans, on_poll=progress.on_poll)
+        watcher = Watcher(
+            on_scan=progress.on_scan,
+            on_plans=progress.on_plans,
+            on_remark=progress.on_remark,
+            on_poll=progress.on_poll,
+        )
         return run(recipe, watcher=watcher)
 
 

@@ -63,6 +63,10 @@ class MatrixProgress:
                 f"({totals.share:.1%}){reach}"
             )
 
+    def on_remark(self, remark: str) -> None:
+        """Something to think about before the first run."""
+        self._say(f"note: {remark}")
+
     def on_poll(self, jobs: Sequence[Job]) -> None:
         """Show how far each job is, and how many are done."""
         reported = [(job, self._read(job)) for job in jobs]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from oblong.checkpoints.locate import locate_model
 from oblong.comparing.arms import ArmRule
 from oblong.comparing.assembling import assemble
-from oblong.comparing.cells import Cell, iter_cells
+from oblong.comparing.cells import Cell, iter_cells, list_learning_rates
 from oblong.comparing.jobs import BASE, Dtype, Job, TaskTraining
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe
 from oblong.comparing.runner import OnPoll, check_folders, default_num_workers, default_threads, run_jobs
@@ -44,6 +44,7 @@ class Watcher:
 
     on_scan: ProgressCallback | None = None
     on_plans: Callable[[Scan, Sequence[Plan]], None] | None = None
+    on_remark: Callable[[str], None] | None = None
     on_poll: OnPoll | None = None
 
 
@@ -75,6 +76,9 @@ def compare(recipe: CompareRecipe, *, watcher: Watcher | None = None) -> Compari
     first = {arm: plans[arm, recipe.seeds[0]] for arm in recipe.arms}
     if watcher.on_plans is not None:
         watcher.on_plans(scan, list(first.values()))
+    for remark in describe_twins(recipe, plans):
+        if watcher.on_remark is not None:
+            watcher.on_remark(remark)
     num_workers = recipe.workers or default_num_workers()
     threads = default_threads(num_workers)
     base = make_base_job(recipe, threads)
@@ -156,6 +160,22 @@ def obtain_scan(recipe: CompareRecipe, watcher: Watcher) -> Scan:
 def plan_arms(scan: Scan, recipe: CompareRecipe) -> dict[tuple[str, int], Plan]:
     """The Plan of every arm under every seed."""
     return {(arm, seed): plan_arm(scan, recipe, arm, seed) for arm in recipe.arms for seed in recipe.seeds}
+
+
+def describe_twins(recipe: CompareRecipe, plans: Mapping[tuple[str, int], Plan]) -> list[str]:
+    """A remark for every arm that does again what an earlier one does; criteria often choose the same tensors."""
+    first: dict[str, str] = {}
+    remarks = []
+    for arm, rule in recipe.arms.items():
+        chosen = [sorted(plans[arm, seed].tensor_names) for seed in recipe.seeds]
+        done = repr((override_training(rule, recipe.budget), list_learning_rates(recipe, arm), chosen))
+        twin = first.setdefault(done, arm)
+        if twin != arm:
+            remarks.append(
+                f"arms {twin} and {arm} train the same tensors in the same way, so their runs give the same numbers: "
+                "leave one out"
+            )
+    return remarks
 
 
 def plan_arm(scan: Scan, recipe: CompareRecipe, arm: str, seed: int) -> Plan:

@@ -11,7 +11,15 @@ from typing import Final
 from pydantic import Field
 
 from oblong.comparing.cells import iter_cells
-from oblong.comparing.compare import SCAN_FILE, check_corpora, check_extras, make_base_job, make_job, plan_arms
+from oblong.comparing.compare import (
+    SCAN_FILE,
+    check_corpora,
+    check_extras,
+    describe_twins,
+    make_base_job,
+    make_job,
+    plan_arms,
+)
 from oblong.comparing.jobs import Job
 from oblong.comparing.recipe import TUNING_PLACEHOLDERS, CompareRecipe, needs_old_data
 from oblong.comparing.runner import default_num_workers, default_threads
@@ -99,7 +107,10 @@ def forecast_comparison(recipe: CompareRecipe, *, on_timing: OnTiming = lambda n
         "evaluations_per_run": count_evaluations(recipe),
         "relearning_steps_per_run": count_relearning_steps(recipe),
         "disk_bytes": None if plans is None else estimate_disk(jobs, plans, num_workers),
-        "notes": tuple(iter_notes(recipe, done, is_scanned=scan is not None)),
+        "notes": (
+            *iter_notes(recipe, done, is_scanned=scan is not None),
+            *([] if plans is None else describe_twins(recipe, plans)),
+        ),
     }
     if plans is None:
         untimed = dict.fromkeys(("seconds_per_evaluation", "seconds_per_suite", "seconds", "memory_bytes"))

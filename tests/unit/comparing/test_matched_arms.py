@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from oblong.comparing.compare import plan_arm
+from oblong.comparing.compare import describe_twins, plan_arm, plan_arms
 from oblong.comparing.recipe import CompareRecipe
 from oblong.records import Plan
 from tests.scan_builders import make_scan
@@ -57,3 +57,23 @@ def test_it_can_match_parameters_only_and_keep_its_draw() -> None:
 def test_it_must_match_an_arm_that_chooses_for_itself(arms: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(ValidationError, match=r"arms\.a\.matches: 'b' is no arm"):
         make_recipe(arms)
+
+
+def test_arms_that_do_the_same_are_named_before_they_run() -> None:
+    recipe = make_recipe(
+        {
+            "again": {"criterion": "kappa", "within": "role", "budget": "8%"},
+            "other-rate": {"within": "role", "learning_rates": [1e-4, 1e-3]},
+            "other-method": {"within": "role", "method": "l2_sp"},
+            "other-tensors": {"within": "role", "order": "highest"},
+            "drawn": {"criterion": "random"},
+            "kept": {"criterion": "random", "redraw": False},
+        }
+    )
+    (remark,) = describe_twins(recipe, plan_arms(make_scan(), recipe))
+    assert remark.startswith("arms chosen and again train the same tensors in the same way")
+    one_seed = recipe.model_copy(update={"seeds": (3,)})
+    assert [remark.split()[1] for remark in describe_twins(one_seed, plan_arms(make_scan(), one_seed))] == [
+        "chosen",
+        "drawn",
+    ]
