@@ -19,6 +19,7 @@ from oblong.comparing.texts import EvaluationCorpus
 from oblong.corpora import read_documents
 from oblong.corpora.questions import BUNDLED_TASKS, expand_suite
 from oblong.errors import DataError, MissingExtraError
+from oblong.evaluation.suite import check_suite
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.planning import plan as make_plan
 from oblong.planning import random_matching_parameters, random_matching_role_and_shape
@@ -102,6 +103,7 @@ def check_extras(recipe: CompareRecipe) -> None:
 
     Raises:
         MissingExtraError: an arm needs PEFT, or the suite lm-eval, which is not installed.
+        DataError: lm-eval has no such task.
     """
     for arm, rule in recipe.arms.items():
         is_of_peft = rule.adapter is not None and (rule.adapter.lora or rule.adapter.osf) is not None
@@ -110,6 +112,7 @@ def check_extras(recipe: CompareRecipe) -> None:
     others = [task for task in expand_suite(recipe.suite) if task not in BUNDLED_TASKS]
     if others and find_spec("lm_eval") is None:
         raise MissingExtraError(f"the suite {', '.join(others)}", "lm-eval")
+    check_suite(recipe.suite)
 
 
 def check_corpora(recipe: CompareRecipe) -> None:

@@ -18,7 +18,7 @@ from oblong.corpora import Documents
 from oblong.errors import DataError, NonFinitePredictionError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
-from oblong.evaluation.suite import answer_suite
+from oblong.evaluation.suite import answer_suite, check_suite
 from oblong.models.causal_lm import Dtype, LoadedModel, load_causal_lm
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import CorpusScore, Drift, Evaluation, Provenance
@@ -88,6 +88,7 @@ def evaluate(
         NonFinitePredictionError: the model predicts NaN or infinity.
     """
     _check_names(corpora, suite)
+    check_suite(suite)
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,14 +47,27 @@ def evaluate_with_harness(
         MissingExtraError: lm-eval is not installed.
         DataError: an unknown task, one whose questions cannot be had here, or one that has no right and wrong answers.
     """
+    check_tasks(tasks)
     manager = _load_manager()
-    for task in tasks:
-        _check_task(task, manager)
     samples = _run(loaded, tasks, manager, limit=limit, batch_size=batch_size)
     return {task: make_score(task, answers) for task, answers in samples.items()}
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Whether there are such tasks, before a model runs.
+
+    Raises:
+        MissingExtraError: lm-eval is not installed.
+        DataError: there is not.
+    """
+    manager = _load_manager()
+    for task in tasks:
+        _check_task(task, manager)
+
+
+@cache
 def _load_manager() -> Any:
+    """The list of lm-eval's tasks, which takes seconds to read."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
@@ -62,11 +76,6 @@ def _load_manager() -> Any:
 
 
 def _check_task(task: str, manager: Any) -> None:
-    """Whether there is such a task, before a model runs.
-
-    Raises:
-        DataError: there is not.
-    """
     if not task.endswith(TASK_FILE_SUFFIXES):
         if task not in manager.all_tasks:
             raise DataError(

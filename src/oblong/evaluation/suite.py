@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from oblong.corpora.questions import BUNDLED_TASKS, expand_suite, read_questions
 from oblong.errors import DataError, NonFinitePredictionError
-from oblong.evaluation.harness import evaluate_with_harness
+from oblong.evaluation.harness import check_tasks, evaluate_with_harness
 from oblong.evaluation.multiple_choice import judge, score_questions
 from oblong.models.causal_lm import LoadedModel
 from oblong.records import TaskScore
@@ -50,6 +50,18 @@ def answer_suite(
     if others:
         scores |= evaluate_with_harness(loaded, others, limit=limit, batch_size=batch_size)
     return scores
+
+
+def check_suite(names: Sequence[str]) -> None:
+    """Make sure that a suite can be asked, before a model is loaded.
+
+    Raises:
+        MissingExtraError: it has tasks of lm-eval, which is not installed.
+        DataError: there is no such task.
+    """
+    others = [task for task in expand_suite(names) if task not in BUNDLED_TASKS]
+    if others:
+        check_tasks(others)
 
 
 def answer_task(

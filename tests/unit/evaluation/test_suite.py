@@ -14,7 +14,7 @@ from oblong.errors import DataError, MissingExtraError
 from oblong.evaluation import evaluate
 from oblong.evaluation.harness import evaluate_with_harness, make_score
 from oblong.evaluation.multiple_choice import judge, score_questions
-from oblong.evaluation.suite import answer_suite
+from oblong.evaluation.suite import answer_suite, check_suite
 from oblong.models.causal_lm import LoadedModel
 from oblong.records import Evaluation
 from tests.suite_builders import load_tiny
@@ -62,6 +62,9 @@ def test_errors_name_the_task(loaded: LoadedModel, monkeypatch: pytest.MonkeyPat
 def test_a_task_of_lm_eval_needs_the_extra(loaded: LoadedModel) -> None:
     with pytest.raises(MissingExtraError, match=r"pip install 'oblong\[lm-eval\]'"):
         answer_suite(loaded, ["hellaswag"])
+    with pytest.raises(MissingExtraError):
+        check_suite(["hellaswag"])
+    check_suite(["small"])
 
 
 @needs_lm_eval
@@ -211,8 +214,11 @@ def test_a_task_file_that_is_none_is_refused(
 
 @needs_lm_eval
 def test_an_unknown_task_is_named(loaded: LoadedModel) -> None:
-    with pytest.raises(DataError, match="no task is called 'hellaswog': choose `small`, a name from"):
+    message = "no task is called 'hellaswog': choose `small`, a name from"
+    with pytest.raises(DataError, match=message):
         evaluate_with_harness(loaded, ["hellaswog"])
+    with pytest.raises(DataError, match=message):  # and before there is a model
+        check_suite(["small", "hellaswog"])
 
 
 def log_answer(number: int, *, filter_: str = "none", num_choices: int = 4, **metrics: float) -> dict[str, object]:
