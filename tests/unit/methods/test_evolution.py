@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from oblong.errors import MethodError
@@ -75,6 +77,16 @@ def test_children_have_no_gene_twice_and_inherit_what_both_have() -> None:
         assert cross((3, 4), (3, 4), range(6), generator) == (3, 4)
     drawn = draw_chromosome([range(6)] * 4, 2, generator)
     assert all(len(set(genes)) == 2 for genes in drawn)
+
+
+@given(st.data())
+def test_children_of_any_parents_have_open_genes_alone(data: st.DataObject) -> None:
+    groups = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True))
+    num_deleted = data.draw(st.integers(1, len(groups)))
+    one, other = (tuple(data.draw(st.permutations(groups))[:num_deleted]) for _ in range(2))
+    child = cross(one, other, groups, np.random.default_rng(data.draw(st.integers(0, 100))))
+    assert len(child) == len(set(child)) == num_deleted
+    assert set(child) <= set(groups)
 
 
 def test_the_norm_seeds_the_first_population() -> None:
