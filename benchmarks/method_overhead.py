@@ -38,6 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "svb": {"every": 1},
     "si": {"warmup_steps": 8},
     "classp": {"anchor_blocks": 4},
+    "evolutionary_pruning": {"population": 4, "generations": 1},
 }
 """Where the default would hide the cost: a projection in every step, short measurements."""
 NUM_ANCHOR_BLOCKS: Final = 16

@@ -316,14 +316,55 @@ class KfacDampingOptions(DampingOptions):
     name: Literal["kfac_damping"] = "kfac_damping"
 
 
-class EvolutionaryPruningOptions(Part):
-    """Sizes of the search for prunable feed-forward units; a preparation of the model, not a method of the loop."""
+class EvolutionaryPruningOptions(MethodOptions):
+    """Evolutionary pruning; `strength` is the share of every feed-forward block that the base keeps."""
+
+    name: Literal["evolutionary_pruning"] = "evolutionary_pruning"
+    strength: float = Field(
+        default=0.75,
+        ge=0,
+        lt=1,
+        description="share of the groups of every feed-forward block that stays the base's, where silencing them would "
+        "hurt old text most; at least one group is freed and one kept; 0: off",
+    )
+    groups: int = Field(default=32, gt=1, description="groups that the units of a block are divided into")
+    population: int = Field(default=16, gt=1, description="choices of groups per generation of the search")
+    generations: int = Field(default=10, ge=0, description="of the search, after the first population")
+    pressure: float = Field(
+        default=3.0, gt=0, le=100, description="how much more often the better choices become parents"
+    )
+    zero_freed: bool = Field(
+        default=False, description="start from the pruned base; false leaves the freed units as they were"
+    )
+    blocks: int | None = Field(default=None, gt=0, description="at most so many blocks of old data are read")
+
+    @property
+    def deleted(self) -> int:
+        """Groups of every block that a task is given."""
+        return min(self.groups - 1, max(1, round((1.0 - self.strength) * self.groups)))
+
+    def describe_search(self, seed: int) -> EvolutionOptions:
+        """The sizes of the search."""
+        return EvolutionOptions(
+            groups=self.groups,
+            deleted=self.deleted,
+            population=self.population,
+            generations=self.generations,
+            pressure=self.pressure,
+            seed=seed % 2**32,
+        )
+
+
+class EvolutionOptions(Part):
+    """Sizes of the search for prunable feed-forward units."""
 
     groups: int = Field(default=32, gt=1, description="groups that the units of a block are divided into")
     deleted: int = Field(default=8, gt=0, description="groups deleted of each block")
     population: int = Field(default=16, gt=1, description="chromosomes per generation")
     generations: int = Field(default=10, ge=0)
-    pressure: float = Field(default=3.0, gt=0, description="a: how much more often the better ones become parents")
+    pressure: float = Field(
+        default=3.0, gt=0, le=100, description="a: how much more often the better ones become parents"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from oblong.methods.anchor_losses import compute_anchor_gradients, measure_anchor_loss
 from oblong.methods.options import PackNetOptions
-from oblong.methods.protocol import Method, Sizes, State, Training
+from oblong.methods.owned_weights import OwnedWeights
+from oblong.methods.protocol import Sizes, State, Training
 
 FREE = 0
 BASE_TASK = 1
 
 
-class PackNet(Method):
+class PackNet(OwnedWeights):
     """Used again for a next task, it frees weights of the last one.
 
     Attributes:
@@ -39,15 +40,15 @@ class PackNet(Method):
     """
 
     def __init__(self, options: PackNetOptions) -> None:
+        super().__init__()
         self._options = options
         self.owners: dict[str, Tensor] = {}
         self.task = BASE_TASK
         self.report: dict[str, float] = {}
-        self._before: dict[str, Tensor] = {}
 
     def prepare(self, training: Training) -> None:
         """At first everything belongs to the base."""
-        self.training = training
+        super().prepare(training)
         for name, value in training.trained.items():
             self.owners.setdefault(name, torch.full_like(value, BASE_TASK, dtype=torch.uint8))
 
@@ -65,21 +66,9 @@ class PackNet(Method):
             self._record("retrained")
         self.task += 1
 
-    @torch.no_grad()
-    def change_gradients(self) -> None:
-        """No gradient where weights are owned."""
-        for name, value in self.training.trained.items():
-            if value.grad is not None:
-                value.grad.masked_fill_(self.owners[name] != FREE, 0.0)
-                self._before[name] = value.detach().clone()
-
-    @torch.no_grad()
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put owned weights back, which momentum and weight decay may have moved."""
-        for name, before in self._before.items():
-            value = self.training.trained[name]
-            value.copy_(torch.where(self.owners[name] != FREE, before, value))
-        self._before = {}
+    def find_owned(self, name: str) -> Tensor:
+        """All that is not free."""
+        return self.owners[name] != FREE
 
     def finish(self) -> None:
         """The new task owns what it was free to train."""

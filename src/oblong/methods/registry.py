@@ -145,6 +145,14 @@ _SPECS: Final = (
         can_use_anchor=True,
     ),
     MethodSpec(
+        options=opt.EvolutionaryPruningOptions,
+        code="evolutionary_pruning:EvolutionaryPruning",
+        summary="the new task gets the feed-forward units that old data misses least, found by a genetic algorithm",
+        needs_anchor=True,
+        measures_anchor=True,
+        may_leave_unmoved=True,
+    ),
+    MethodSpec(
         options=opt.ClasspOptions,
         code="classp:ClasspMethod",
         summary="an optimizer that moves weights with large gradients only, less the more they have moved",

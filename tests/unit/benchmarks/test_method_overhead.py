@@ -22,6 +22,13 @@ def test_a_method_is_timed_and_its_forecast_kept() -> None:
     assert row["growth_bytes"] >= 0
 
 
+def test_a_search_before_training_is_timed_and_kept_short() -> None:
+    """9 readings of the old data instead of 177: the base, and at most two generations of four."""
+    row = method_overhead.run_method("evolutionary_pruning", method_overhead.parse_arguments(TINY))
+    assert row["forecast_bytes"] == 4 * row["num_trained"] + 4 * 16 * 48
+    assert row["prepare_seconds"] > 0
+
+
 def make_row(method: str, seconds: float, growth: int, forecast: int = 0) -> Row:
     return {
         "method": method,

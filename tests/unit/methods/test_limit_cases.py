@@ -20,6 +20,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "a_gem": {"blocks": 1},
     "classp": {"anchor_blocks": 2},
     "eigenvalue_decay": {"strength": 0.5},
+    "evolutionary_pruning": {"groups": 6, "population": 3, "generations": 1},
     "ewc": {"strength": 10.0},
     "gem": {"blocks": 2},
     "half_fine_tuning": {"strength": 0.5, "stage_steps": 1},

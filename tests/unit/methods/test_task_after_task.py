@@ -45,7 +45,13 @@ def through_a_file(state: State, file: Path) -> State:
 
 @pytest.mark.parametrize(
     "recipe",
-    [{"name": "ewc"}, {"name": "mas"}, {"name": "si", "warmup_steps": 2}, {"name": "packnet", "strength": 0.5}],
+    [
+        {"name": "ewc"},
+        {"name": "mas"},
+        {"name": "si", "warmup_steps": 2},
+        {"name": "packnet", "strength": 0.5},
+        {"name": "evolutionary_pruning", "groups": 6, "population": 3, "generations": 1},
+    ],
 )
 def test_what_is_kept_is_all_that_the_next_task_needs(recipe: Any, tmp_path: Path) -> None:
     """A new method that takes over what another kept does what that one, used again, does."""

@@ -20,6 +20,7 @@ METHODS_TRIED: list[dict[str, Any]] = [
     {"name": "ewc", "strength": 5.0, "blocks": 3},
     {"name": "replay", "strength": 0.5},
     {"name": "packnet"},
+    {"name": "evolutionary_pruning", "groups": 8, "population": 3, "generations": 1, "zero_freed": True},
     {"name": "classp"},
 ]
 ANCHOR = {"sources": "self_generated", "blocks": 4}
@@ -71,6 +72,17 @@ def test_a_method_that_freezes_tensors_of_the_plan_still_verifies(tmp_path: Path
     assert torch.equal(read_delta(tmp_path / "run")[frozen], base[frozen])
 
 
+def test_units_of_the_plan_train_and_its_other_tensors_rest_and_the_run_verifies(tmp_path: Path) -> None:
+    method = {"name": "evolutionary_pruning", "groups": 8, "population": 2, "generations": 0}
+    tune(make_recipe(tmp_path, method=method, anchor=ANCHOR))
+    verify_run(tmp_path / "run")
+    base, tuned = load_file(tmp_path / "model" / "model.safetensors"), read_delta(tmp_path / "run")
+    moved = {name: (value != base[name]) for name, value in tuned.items()}
+    assert not moved["model.layers.1.self_attn.v_proj.weight"].any()
+    assert int(moved["model.layers.0.mlp.down_proj.weight"].any(0).sum()) == 2 * 48 // 8
+    assert int(moved["model.layers.1.mlp.up_proj.weight"].any(1).sum()) == 2 * 48 // 8
+
+
 @pytest.mark.parametrize(
     ("method", "sources", "expected"),
     [
@@ -80,6 +92,7 @@ def test_a_method_that_freezes_tensors_of_the_plan_still_verifies(tmp_path: Path
         ("replay", "bundled:english-prose", False),
         ("replay", ["self_generated", "bundled:english-prose"], False),
         ("packnet", "bundled:english-prose", False),
+        ("evolutionary_pruning", "self_generated", True),
         ("l2_sp", "bundled:english-prose", True),
         (None, "bundled:english-prose", True),
     ],
