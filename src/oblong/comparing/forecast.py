@@ -162,7 +162,8 @@ def forecast_arms(
         yield ArmForecast(
             arm=arm,
             data_free=not needs_old_data(recipe, arm),
-            num_trainable=plans[arm, recipe.seeds[0]].totals.num_parameters,
+            # A Plan without tensors is that of modules beside the base.
+            num_trainable=plans[arm, recipe.seeds[0]].totals.num_parameters or timing.num_trainable,
             num_left=sum(job.arm == arm for job in left),
             seconds_per_step=per_step,
             seconds_before=timing.seconds_before,
