@@ -62,7 +62,9 @@ class Forecast(Part):
     seconds_per_suite: float | None = Field(description="answering the bundled questions, once per run")
     seconds: float | None = Field(description="wall-clock time of what is left; null where it is not known")
     memory_bytes: int | None = Field(description="peak of one worker; null where nothing could be timed")
-    disk_bytes: int | None = Field(description="deltas of all runs, checkpoints of those at work; null without a Scan")
+    disk_bytes: int | None = Field(
+        description="deltas of all runs, checkpoints of those at work; no modules beside the base; null without a Scan"
+    )
     notes: tuple[str, ...]
 
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from oblong.errors import MethodError
 from oblong.models.added_modules import AddedModules, build_added, find_added
-from oblong.models.added_modules.attached import count_answers
+from oblong.models.added_modules.attached import count_answers, find_layers
 from oblong.tuning.trainer import enable_gradient_checkpointing
 from tests.method_builders import draw_blocks, make_llama
 
@@ -32,7 +32,7 @@ def make(kind: Any, *, routing: Any = "base", tasks: int = 1) -> tuple[Any, Adde
     for task in range(1, tasks + 1):
         added.add(f"task {task}", rank=3, seed=task)
         disturb(added, seed=task)
-    model.eval()
+    model.train(False)
     return model, added
 
 
@@ -63,7 +63,7 @@ def read_told(model: Any, added: AddedModules, task: int, ids: Tensor = MIXED_NT
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_and_what_older_tasks_say_stay_bit_for_bit_when_a_task_is_added(kind: str) -> None:
-    expected = read(make_llama().eval())
+    expected = read(make_llama().train(False))
     model, added = make(kind)
     assert torch.equal(read_told(model, added, 0), expected)
     first = read_told(model, added, 1)
@@ -234,7 +234,7 @@ def test_what_is_written_down_is_all_and_what_does_not_fit_is_refused(kind: str)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_they_leave_is_what_it_was(kind: str) -> None:
-    plain = make_llama().eval()
+    plain = make_llama().train(False)
     model, added = make(kind)
     assert find_added(model) is added
     with pytest.raises(MethodError, match="added modules already"):
@@ -246,3 +246,11 @@ def test_a_model_that_they_leave_is_what_it_was(kind: str) -> None:
     assert set(dict(model.named_parameters())) == set(dict(plain.named_parameters()))
     assert torch.equal(read(model), read(plain))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_layers_are_found_beside_a_longer_list() -> None:
+    """A mixture keeps its experts in lists that may be longer than the list of layers."""
+    model: Any = make_llama()
+    for layer in model.model.layers:
+        layer.mlp.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(5))
+    assert find_layers(model) is model.model.layers

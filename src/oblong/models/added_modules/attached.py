@@ -272,7 +272,7 @@ class AddedModules(nn.Module):
 
     def _choose(self, inputs: Mapping[str, Any]) -> Tensor:
         tokens, embedded = inputs.get("input_ids"), inputs.get("inputs_embeds")
-        given: Tensor = embedded if tokens is None else tokens
+        given: Any = embedded if tokens is None else tokens
         if self.told is not None:
             return self._one_hot(torch.full((len(given),), self.told, device=given.device))
         if self._held_BE is not None and len(self._held_BE) == len(given):
@@ -341,7 +341,9 @@ def make_unique(name: str, taken: Sequence[str]) -> str:
 
 
 def find_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a causal language model: its longest list of modules.
+    """The decoder layers of a causal language model: its list of as many modules as its configuration has layers.
+
+    Where the configuration does not say, it is the longest list; a mixture's experts may be a longer one.
 
     Raises:
         MethodError: it has none.
@@ -349,4 +351,6 @@ def find_layers(model: Any) -> nn.ModuleList:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:
         raise MethodError("progressive columns need a model with a list of layers, and this one has none")
-    return max(lists, key=len)
+    config = getattr(model, "config", None)
+    num_layers = getattr(config.get_text_config(), "num_hidden_layers", None) if config is not None else None
+    return next((found for found in lists if len(found) == num_layers), max(lists, key=len))

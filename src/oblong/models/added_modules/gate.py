@@ -37,7 +37,7 @@ class ExpertGate:
 
     def add(self, blocks_NT: Tensor) -> int:
         """Fit the next expert on its data (the first one is the base's old data); returns its number."""
-        parts = blocks_NT.split(POOLED_AT_A_TIME)
+        parts = torch.split(blocks_NT, POOLED_AT_A_TIME)
         device = self._base.get_input_embeddings().weight.device
         pooled_ND = torch.cat([pool_embeddings(self._base, part.to(device), None).double().cpu() for part in parts])
         mean_D = pooled_ND.mean(0)
