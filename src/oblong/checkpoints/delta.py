@@ -2,6 +2,7 @@
 
     DIRECTORY/delta.safetensors    the changed tensors, whole, in the base's storage dtype and under its names
     DIRECTORY/manifest.json        `DeltaManifest`: SHA-256 of every tensor of the base, before and after
+    DIRECTORY/modules.safetensors  what was added to the base, where the manifest describes any; float32
 
 Tensors are stored whole rather than as differences: a difference of two bf16 numbers is not exact in bf16, and a
 whole tensor lets `apply_delta` and `undo_delta` be bit-exact.
@@ -16,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from oblong.records import DeltaManifest, TensorDigest
 from oblong.records.base import explain_write_errors
 
 DELTA_FILE: Final = "delta.safetensors"
+MODULES_FILE: Final = "modules.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 
 DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {
@@ -60,10 +62,12 @@ class Delta:
     Attributes:
         manifest: what it changes and what it leaves alone.
         tensors: the changed tensors by checkpoint name, in the base's storage dtype.
+        modules: tensors of the modules that were added to the base, by their names among these.
     """
 
     manifest: DeltaManifest
     tensors: Mapping[str, torch.Tensor]
+    modules: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -85,7 +89,12 @@ def name_dtype(dtype: torch.dtype) -> str:
 
 
 def write_delta(
-    directory: Path, tensors: Mapping[str, torch.Tensor], manifest: DeltaManifest, *, replace: bool = False
+    directory: Path,
+    tensors: Mapping[str, torch.Tensor],
+    manifest: DeltaManifest,
+    *,
+    modules: Mapping[str, torch.Tensor] | None = None,
+    replace: bool = False,
 ) -> None:
     """Write a delta checkpoint; the directory appears whole or not at all.
 
@@ -93,6 +102,7 @@ def write_delta(
         directory: where to.
         tensors: the changed tensors by checkpoint name, in storage dtype.
         manifest: digests of the same tensors, and of all the frozen ones.
+        modules: tensors of added modules, where the manifest describes any.
         replace: put it in the place of a directory that exists.
 
     Raises:
@@ -101,9 +111,11 @@ def write_delta(
         OutputWriteError: the disk is full or the place is not writable; nothing is left behind.
     """
     _check_against_manifest(tensors, manifest)
+    _check_modules(modules or {}, manifest)
     with create_directory(directory, replace=replace) as temporary:
-        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(stored, temporary / DELTA_FILE, metadata={"format": "pt"})
+        _save_tensors(tensors, temporary / DELTA_FILE)
+        if manifest.modules is not None:
+            _save_tensors(modules or {}, temporary / MODULES_FILE)
         manifest.write(temporary / MANIFEST_FILE)
 
 
@@ -118,7 +130,9 @@ def read_delta(directory: Path) -> Delta:
     manifest = DeltaManifest.read(directory / MANIFEST_FILE)
     tensors = _read_tensors(directory / DELTA_FILE)
     _check_against_manifest(tensors, manifest)
-    return Delta(manifest=manifest, tensors=tensors)
+    modules = {} if manifest.modules is None else _read_tensors(directory / MODULES_FILE)
+    _check_modules(modules, manifest)
+    return Delta(manifest=manifest, tensors=tensors, modules=modules)
 
 
 def apply_delta(parameters: Mapping[str, torch.Tensor], delta: Delta) -> Mapping[str, torch.Tensor]:
@@ -214,6 +228,18 @@ def _check_against_manifest(tensors: Mapping[str, torch.Tensor], manifest: Delta
         raise VerificationError(sorted(problems))
 
 
+def _check_modules(modules: Mapping[str, torch.Tensor], manifest: DeltaManifest) -> None:
+    expected = {} if manifest.modules is None else manifest.modules.tensors
+    problems = [f"added {name}: in the tensors or in the manifest alone" for name in modules.keys() ^ expected.keys()]
+    problems += [
+        f"added {name}: its bytes are not those that the manifest was made from"
+        for name in modules.keys() & expected.keys()
+        if digest_tensor(modules[name]) != expected[name]
+    ]
+    if problems:
+        raise VerificationError(sorted(problems))
+
+
 def _compare_with_digest(tensor: torch.Tensor, digest: TensorDigest) -> Iterator[str]:
     if tuple(tensor.shape) != digest.shape:
         yield f"has shape {tuple(tensor.shape)}, the manifest says {digest.shape}"
@@ -232,6 +258,11 @@ def _explain_misfit(parameter: torch.Tensor | None, digest: TensorDigest) -> str
     if name_dtype(parameter.dtype) == digest.dtype and digest_tensor(parameter) != digest.base:
         return "the model's weights are not those that the delta was made from"
     return None
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(stored, path, metadata={"format": "pt"})
 
 
 def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:

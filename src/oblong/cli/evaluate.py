@@ -156,13 +156,15 @@ def compute_intervals(evaluation: Evaluation) -> Mapping[str, Interval]:
 
 def show(evaluation: Evaluation, output: Path | None) -> None:
     """Print the table, the drift and where it lies."""
-    from oblong.reporting.evaluation_tables import describe_drift, render_evaluation
+    from oblong.reporting.evaluation_tables import describe_answers, describe_drift, render_evaluation
 
     console = stdout()
     if evaluation.corpora:
         console.print(render_evaluation(evaluation, compute_intervals(evaluation)))
     if evaluation.suite:
         console.print(render_answers(evaluation))
+    for sentence in describe_answers(evaluation):
+        console.print(sentence, markup=False)
     drift = describe_drift(evaluation)
     if drift is not None:
         console.print(drift)

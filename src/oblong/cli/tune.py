@@ -34,7 +34,7 @@ def tune(
     model: Annotated[str | None, typer.Option(help="Directory, .safetensors or .gguf file, Hub id, or demo.")] = None,
     plan: Annotated[str | None, typer.Option(help="Plan whose tensors train, from `oblong plan`.")] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="What trains instead, or on the Plan's tensors: lora, full, lisa, osf.")
+        str | None, typer.Option(help="What trains instead: lora, full, lisa, osf, columns, experts.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Training text: file, folder, Hub dataset, or bundled:NAME.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field or column that holds the text.")] = None,
@@ -153,7 +153,8 @@ def show_progress() -> Iterator[Callable[[int, int, float], None]]:
 def print_summary(run: Run, output: Path) -> None:
     """What came out, and what to do next."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for label, value in summarise_run(run, DeltaManifest.read(output / run.delta / "manifest.json")):
+    manifest = DeltaManifest.read(output / run.delta / "manifest.json")
+    for label, value in summarise_run(run, manifest):
         table.add_row(f"[bold]{label}[/bold]", value)
     console = stdout()
     console.print(table)
@@ -164,11 +165,18 @@ def print_summary(run: Run, output: Path) -> None:
         f"delta   {output / run.delta}",
         *([f"lora    {peft}, for PEFT and servers that load LoRA"] if peft.is_dir() else []),
         f"next    oblong verify {output}",
-        f"        oblong merge {output} -o {output}-merged",
+        f"        {suggest_use(run, manifest, output)}",
     ):
         console.print(escape(line), soft_wrap=True)
     if run.status is RunStatus.DIVERGED:
         warn(f"diverged at step {run.num_steps + 1}: the delta holds the weights before it; lower the learning rate")
+
+
+def suggest_use(run: Run, manifest: DeltaManifest, output: Path) -> str:
+    """The command that makes a model of the run: modules beside the base cannot be merged into it."""
+    if manifest.modules is not None:
+        return f"oblong evaluate {run.model} --delta {output / run.delta} --data TEXT"
+    return f"oblong merge {output} -o {output}-merged"
 
 
 def summarise_run(run: Run, manifest: DeltaManifest) -> list[tuple[str, str]]:
@@ -185,7 +193,9 @@ def summarise_run(run: Run, manifest: DeltaManifest) -> list[tuple[str, str]]:
             "trained",
             f"{format_count(run.num_trainable)} of {format_count(run.num_parameters)} parameters ({share:.1%})",
         ),
-        ("moved", moved),
+        ("added", f"{manifest.modules.kind} for {', '.join(manifest.modules.tasks)}")
+        if manifest.modules is not None
+        else ("moved", moved),
         ("frozen", f"{len(manifest.frozen)} tensors, bit-identical to the base"),
         ("steps", f"{run.num_steps} ({format_count(run.num_tokens)} tokens in {format_seconds(run.seconds)})"),
         ("loss", change),

@@ -44,4 +44,6 @@ def verify(
     console = stdout()
     console.print(table)
     moved = f"{verification.fraction_moved:.1%} of the trained weights moved"
+    if getattr(verification, "modules", None) is not None:
+        moved = f"{verification.modules} beside a base that is whole"
     console.print(f"[bold green]verified[/bold green] {escape(str(run_directory))}: {moved}", soft_wrap=True)

@@ -34,7 +34,8 @@ class ArmRule(Part):
     )
     adapter: AdapterRecipe | None = Field(
         default=None,
-        description="what trains in place of chosen tensors: lora, full, lisa, osf; give no rule then",
+        description="what trains in place of chosen tensors (lora, full, lisa, osf) or beside the base (columns, "
+        "experts); give no rule then",
     )
     redraw: bool = Field(
         default=True, description="a random arm draws other tensors for each seed, so that its luck is averaged"
@@ -55,6 +56,8 @@ class ArmRule(Part):
             )
         if self.adapter is not None and self.adapter.full is not None and self.plan is not None:
             raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
+        if self.adapter is not None and self.adapter.adds_modules and self.plan is not None:
+            raise ValueError(f"adapter: {self.adapter.kind} trains no tensor of the base: leave the plan out")
         if self.adapter is not None and self.adapter.lora is None and self.budget is not None:
             raise ValueError(
                 f"a budget sets the rank of lora; {self.adapter.kind} has none: leave the arm's budget out"
@@ -69,5 +72,6 @@ class ArmRule(Part):
 
 
 def needs_anchor(rule: ArmRule) -> bool:
-    """Whether an arm's method cannot do without old data."""
-    return rule.method is not None and METHODS[rule.method.name].needs_anchor
+    """Whether an arm's method, or its gate, cannot do without old data."""
+    has_method = rule.method is not None and METHODS[rule.method.name].needs_anchor
+    return has_method or (rule.adapter is not None and rule.adapter.needs_gate)

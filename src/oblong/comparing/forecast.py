@@ -70,7 +70,9 @@ class Forecast(Part):
     seconds_per_suite: float | None = Field(description="answering the bundled questions, once per run")
     seconds: float | None = Field(description="wall-clock time of what is left; null where it is not known")
     memory_bytes: int | None = Field(description="peak of one worker; null where nothing could be timed")
-    disk_bytes: int | None = Field(description="deltas of all runs, checkpoints of those at work; null without a Scan")
+    disk_bytes: int | None = Field(
+        description="deltas of all runs, checkpoints of those at work; no modules beside the base; null without a Scan"
+    )
     notes: tuple[str, ...]
 
 
@@ -173,7 +175,8 @@ def forecast_arms(
         yield ArmForecast(
             arm=arm,
             data_free=not needs_old_data(recipe, arm),
-            num_trainable=plans[arm, recipe.seeds[0]].totals.num_parameters,
+            # A Plan without tensors is that of modules beside the base.
+            num_trainable=plans[arm, recipe.seeds[0]].totals.num_parameters or timing.num_trainable,
             num_left=sum(job.arm == arm for job in left),
             seconds_per_step=per_step,
             seconds_before=timing.seconds_before,

@@ -199,7 +199,9 @@ def needs_old_data(recipe: CompareRecipe, arm: str) -> bool:
     """Whether an arm sees old data that the base did not generate itself: it is then not data-free."""
     rule = recipe.arms[arm]
     method = {} if rule.method is None else {"method": rule.method.model_dump(mode="json")}
-    last = {**recipe.list_trainings()[-1], **method, **TUNING_PLACEHOLDERS, "after": "-" if recipe.tasks else None}
+    beside = {"adapter": rule.adapter} if rule.adapter is not None and rule.adapter.adds_modules else {}
+    last = {**recipe.list_trainings()[-1], **method, **beside, **TUNING_PLACEHOLDERS}
+    last["after"] = "-" if recipe.tasks else None
     return not TuneRecipe.model_validate(last).is_data_free
 
 

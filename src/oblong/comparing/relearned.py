@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from oblong.checkpoints.delta import MANIFEST_FILE
 from oblong.comparing.jobs import Job, LossChanges
 from oblong.comparing.texts import RelearnRule
 from oblong.errors import NonFinitePredictionError
 from oblong.evaluation.evaluate import Corpus, score_corpora
-from oblong.records import RelearnedScores, RelearningProbe, RunStatus
+from oblong.records import DeltaManifest, RelearnedScores, RelearningProbe, Run, RunStatus
 from oblong.tuning.data import read_training_text
 from oblong.tuning.relearning import relearn_both
+
+
+def has_modules(job: Job, run: Run) -> bool:
+    """Whether a run trained modules beside the base."""
+    return DeltaManifest.read(job.run_folder / run.delta / MANIFEST_FILE).modules is not None
 
 
 def relearn(job: Job, rule: RelearnRule, corpora: Sequence[Corpus], changes: LossChanges) -> None:
@@ -19,10 +25,11 @@ def relearn(job: Job, rule: RelearnRule, corpora: Sequence[Corpus], changes: Los
 
     What they scored before is in the job's and the base's Evaluation.
 
-    Nothing is written for a run that diverged, or one of whose models then predicts NaN or infinity.
+    Nothing is written for a run that diverged, or one of whose models then predicts NaN or infinity, or that trained
+    modules beside the base: it has no tensors to relearn with, and the base is there bit for bit.
     """
     run = job.read_run()
-    if job.relearning_file.exists() or run.status is RunStatus.DIVERGED:
+    if job.relearning_file.exists() or run.status is RunStatus.DIVERGED or has_modules(job, run):
         return
     job.report("relearning", 0, 1, changes=changes)
     old_text = read_training_text(rule.data)

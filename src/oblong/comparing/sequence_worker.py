@@ -59,6 +59,8 @@ def make_task_recipe(job: Job, place: int) -> TuneRecipe:
 
 def reads_by_task(recipe: TuneRecipe) -> bool:
     """Whether the model, told which task a text is of, answers otherwise."""
+    if recipe.adapter is not None and recipe.adapter.adds_modules:
+        return True
     return recipe.method is not None and build_method(recipe.method).reads_by_task
 
 

@@ -41,10 +41,12 @@ class ArmTiming:
     Attributes:
         seconds_per_step: of an optimizer step.
         seconds_before: loading, old data, and what the method measures before its first step.
+        num_trainable: parameters that train.
     """
 
     seconds_per_step: float
     seconds_before: float
+    num_trainable: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +114,18 @@ def time_arm(job: Job, plan: Plan, beside: EvaluationTiming) -> ArmTiming:
         recipe = shorten_training(job, plan, Path(folder))
         started = time.perf_counter()
         try:
-            tune(recipe, on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
+            run = tune(recipe, on_progress=lambda step, total, loss: ends.append(time.perf_counter()))
         except MethodError as error:
             raise MethodError(f"arms.{job.arm}: {error}") from error
     per_step = (ends[-1] - ends[0]) / (len(ends) - 1)
     measuring = max(0.0, ends[0] - started - per_step - beside.seconds_to_load)
     if recipe.uses_anchor:
         measuring = measuring * count_readings(job, recipe) + beside.seconds_per_anchor
-    return ArmTiming(seconds_per_step=per_step, seconds_before=beside.seconds_to_load + measuring)
+    return ArmTiming(
+        seconds_per_step=per_step,
+        seconds_before=beside.seconds_to_load + measuring,
+        num_trainable=run.num_trainable,
+    )
 
 
 def shorten_training(job: Job, plan: Plan, folder: Path) -> TuneRecipe:

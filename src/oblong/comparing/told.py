@@ -1,13 +1,15 @@
 """A model that is told which of the learned tasks a text is of, where its method has an answer of its own for each.
 
-PackNet's task k is read as the weights that tasks 1 to k own. A text of no learned task has no task to tell: it is read
-with all weights, as everything is where nobody tells the task.
+PackNet's task k is read as the weights that tasks 1 to k own, that of columns and experts by the part that learned it.
+A text of no learned task has no task to tell: it is read as everything is where nobody tells the task, with all weights
+or by whom a gate or router chooses.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import nn
@@ -17,6 +19,7 @@ from oblong.comparing.jobs import Job
 from oblong.evaluation.evaluate import Corpus, load_on_device, score_corpora
 from oblong.methods import Method, Training, build_method
 from oblong.methods.options import PlainOptions
+from oblong.models.added_modules import find_added
 from oblong.models.causal_lm import LoadedModel
 from oblong.models.names import match_parameters
 from oblong.records import CorpusScore, Evaluation
@@ -40,13 +43,27 @@ def evaluate_told(job: Job, place: int, corpora: Sequence[Corpus], recipe: TuneR
     started = time.perf_counter()
     tuned = read_tuned_run(job.locate_run(place))
     loaded = load_on_device(job.model, dtype=job.dtype, delta=job.locate_run(place) / tuned.run.delta)
-    method = restore_method(recipe, tuned, loaded)
+    tell = restore_telling(recipe, tuned, loaded)
     by_name = {corpus.documents.name: corpus for corpus in corpora}
     scores: dict[str, CorpusScore] = {}
     for number, task in enumerate(job.tasks[: place + 1]):
-        with method.as_told(number):
+        with tell(number):
             scores |= score_corpora(loaded, [by_name[task.name]], window=job.window, stride=job.stride)
     return describe_scores(job, f"{job.arm}, told the task", scores, started=started)
+
+
+def restore_telling(
+    recipe: TuneRecipe, tuned: TunedRun, loaded: LoadedModel
+) -> Callable[[int], AbstractContextManager[None]]:
+    """How to tell a tuned model the task, 0 being the first that was learned.
+
+    Raises:
+        UserError: the run kept nothing of its method.
+    """
+    added = find_added(loaded.model)
+    if added is None:
+        return restore_method(recipe, tuned, loaded).as_told
+    return lambda number: added.telling(number + 1)
 
 
 def restore_method(recipe: TuneRecipe, tuned: TunedRun, loaded: LoadedModel) -> Method:

@@ -19,6 +19,7 @@ from oblong.errors import DataError, NonFinitePredictionError, SelectionError
 from oblong.evaluation.drift import compute_drift
 from oblong.evaluation.perplexity import OnProgress, score_corpus
 from oblong.evaluation.suite import answer_suite, check_suite
+from oblong.models.added_modules.attached import count_answers
 from oblong.models.causal_lm import Dtype, LoadedModel, load_causal_lm
 from oblong.models.stored_tensors import open_stored_tensors
 from oblong.records import CorpusScore, Drift, Evaluation, Provenance
@@ -134,7 +135,7 @@ def score_corpora(
     report = _scale_progress(corpora, on_progress)
     scores = {}
     for corpus in corpora:
-        with _naming(corpus):
+        with _naming(corpus), count_answers(loaded.model) as tally:
             documents = score_corpus(
                 loaded.model,
                 loaded.tokenizer,
@@ -146,7 +147,12 @@ def score_corpora(
                 on_progress=report(corpus),
             )
         data = corpus.documents.describe()
-        scores[data.name] = CorpusScore(data=data, new_domain=corpus.new_domain, documents=documents)
+        scores[data.name] = CorpusScore(
+            data=data,
+            new_domain=corpus.new_domain,
+            documents=documents,
+            answered=None if tally is None else tally.compute_shares(),
+        )
     return scores
 
 

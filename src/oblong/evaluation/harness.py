@@ -19,6 +19,7 @@ from typing import Any, Final
 import yaml
 
 from oblong.errors import DataError, MissingExtraError
+from oblong.models.added_modules import find_added
 from oblong.models.causal_lm import LoadedModel, first_line
 from oblong.records import TaskScore
 
@@ -98,7 +99,9 @@ def _run(
     from lm_eval.models.huggingface import HFLM
 
     with _quiet(), _offline_if_unreachable():
-        model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size)
+        # The harness pads without a mask, and padding would have a say in which added module answers.
+        rows = batch_size if find_added(loaded.model) is None else 1
+        model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=rows)
         try:
             result = simple_evaluate(
                 model=model, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, log_samples=True

@@ -22,6 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oblong.errors import MethodError
+from oblong.models.added_modules.experts import Choice, Updates, choose_hard, list_heard
+from oblong.models.added_modules.gate import ExpertGate, pool_embeddings
+
+__all__ = ["BASE_EXPERT", "ExpertGate", "ExpertLinear", "LoraExperts", "pool_embeddings", "replace_linear"]
 
 BASE_EXPERT = 0
 
@@ -36,24 +40,28 @@ class ExpertLinear(nn.Module):
     def __init__(self, base: nn.Linear, num_experts: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base
-        inputs, outputs = base.in_features, base.out_features
-        self.readers = nn.ParameterList(
-            nn.Parameter(torch.randn(rank, inputs, generator=generator) / inputs**0.5) for _ in range(num_experts)
-        )
-        self.writers = nn.ParameterList(nn.Parameter(torch.zeros(outputs, rank)) for _ in range(num_experts))
+        self.updates = Updates()
+        for _ in range(num_experts):
+            self.updates.add(base.in_features, base.out_features, rank, generator)
         self.weights_BE: Tensor | None = None
+
+    @property
+    def readers(self) -> nn.ParameterList:
+        """A of each expert."""
+        return self.updates.readers
+
+    @property
+    def writers(self) -> nn.ParameterList:
+        """B of each expert."""
+        return self.updates.writers
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """W x and the chosen updates; a sequence that is all the base's is left alone bit for bit."""
         output: Tensor = self.base(hidden_BTD)
         if self.weights_BE is None:
             return output
-        for expert, (reader, writer) in enumerate(zip(self.readers, self.writers, strict=True), start=1):
-            share_B11 = self.weights_BE[:, expert, None, None]
-            # A router learns from what the experts that it left out would have said.
-            if share_B11.requires_grad or bool((share_B11 != 0).any()):
-                output = output + (share_B11 * (hidden_BTD.float() @ reader.T @ writer.T)).to(output.dtype)
-        return output
+        chosen: Tensor = self.updates(output, hidden_BTD, Choice(self.weights_BE, list_heard(self.weights_BE)))
+        return chosen
 
 
 class LoraExperts(nn.Module):
@@ -127,17 +135,7 @@ class LoraExperts(nn.Module):
         logits = self.router(pool_embeddings(self.base, input_ids, mask))
         if self.routing == "softmax":
             return torch.softmax(logits, dim=-1)
-        return self._choose_hard(logits)
-
-    def _choose_hard(self, logits_BE: Tensor) -> Tensor:
-        """One expert per sequence, with the gradient of the softmax; noise in training alone."""
-        noisy = logits_BE
-        if self.training:
-            uniform = torch.rand(logits_BE.shape, generator=self._noise).clamp_(1e-9, 1 - 1e-7)
-            noisy = logits_BE - (-uniform.log()).log().to(logits_BE.device)
-        soft = torch.softmax(noisy, dim=-1)
-        hard = functional.one_hot(noisy.argmax(-1), 1 + self.num_experts).to(soft.dtype)
-        return hard + soft - soft.detach()
+        return choose_hard(logits, self._noise if self.training else None)
 
     @contextmanager
     def _choosing(self, weights_BE: Tensor) -> Iterator[None]:
@@ -148,54 +146,6 @@ class LoraExperts(nn.Module):
         finally:
             for layer in self._layers:
                 layer.weights_BE = None
-
-
-class ExpertGate:
-    """Sends a sequence to the expert whose training data it looks like, or to the base.
-
-    Each expert is a Gaussian over mean embeddings of its data, of one shared diagonal variance; the base is one of
-    them, fitted on old data. The Gaussian stands for the autoencoder of the paper: both score how usual an input is.
-
-    Args:
-        base: the model whose input embeddings are pooled.
-    """
-
-    def __init__(self, base: Any) -> None:
-        self._base = base
-        self._means: list[Tensor] = []
-        self._scatter: list[Tensor] = []
-        self._counts: list[int] = []
-
-    def add(self, blocks_NT: Tensor) -> int:
-        """Fit the next expert on its data (the first one is the base's old data); returns its number."""
-        pooled_ND = pool_embeddings(self._base, blocks_NT, None).double()
-        mean_D = pooled_ND.mean(0)
-        self._means.append(mean_D)
-        self._scatter.append((pooled_ND - mean_D).square().sum(0))
-        self._counts.append(len(pooled_ND))
-        return len(self._means) - 1
-
-    def choose(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The expert of each sequence: batch, int64; 0 is the base.
-
-        Raises:
-            MethodError: nothing has been fitted.
-        """
-        if not self._means:
-            raise MethodError("an expert gate must see the base's old data first: call add")
-        variance_D = torch.stack(self._scatter).sum(0) / max(1, sum(self._counts)) + 1e-12
-        pooled_BD = pool_embeddings(self._base, input_ids, mask).double()
-        distances = [((pooled_BD - mean).square() / variance_D).sum(-1) for mean in self._means]
-        return torch.stack(distances, dim=-1).argmin(-1)
-
-
-@torch.no_grad()
-def pool_embeddings(base: Any, input_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean input embedding of each sequence, padding left out: batch x width, float32."""
-    embedded_BTD = base.get_input_embeddings()(input_ids).float()
-    weights_BT1 = torch.ones_like(input_ids).float()[..., None] if mask is None else mask.float()[..., None]
-    pooled: Tensor = (embedded_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp_min(1.0)
-    return pooled
 
 
 def replace_linear(

@@ -255,13 +255,13 @@ _SPECS: Final = (
 METHODS: Final[Mapping[str, MethodSpec]] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
 _ARCHITECTURES: Final[Mapping[str, str]] = {
-    "progressive_columns": "progressive_columns.ProgressiveColumns",
-    "pnn": "progressive_columns.ProgressiveColumns",
-    "lora_experts": "lora_experts.LoraExperts",
-    "routing": "lora_experts.LoraExperts",
-    "expert_gate": "lora_experts.ExpertGate",
+    "progressive_columns": "{columns: {rank: 16}}",
+    "pnn": "{columns: {rank: 16}}",
+    "lora_experts": "{experts: {rank: 8, routing: gate}}",
+    "routing": "{experts: {rank: 8, routing: softmax}}",
+    "expert_gate": "{experts: {rank: 8, routing: gate}}",
 }
-"""Methods that are models of their own: by each name that they go by, where they are under `oblong.methods`."""
+"""Methods that are adapters in a recipe: by each name that they go by, what to write there."""
 
 
 def parse_method(data: Any) -> MethodOptions:
@@ -277,9 +277,10 @@ def parse_method(data: Any) -> MethodOptions:
         raise ValueError("give a name and options, such as {name: l2_sp, strength: 0.1}")
     if given["name"] in _ARCHITECTURES:
         raise ValueError(
-            f"{given['name']} adds modules to the model and must be told which task a text is of, and a recipe trains "
-            f"the model's own tensors: use oblong.methods.{_ARCHITECTURES[given['name']]} from Python (where the task "
-            "is not known the base answers), or packnet, which also keeps weights of its own for every task"
+            f"{given['name']} adds modules to the model and must be told which task a text is of, or have a gate or "
+            "router (without either the base answers): in a recipe of tune or compare it is an adapter, write "
+            f"adapter: {_ARCHITECTURES[given['name']]}; in speech training take LoRA with audio_gated: true, which "
+            "also leaves text to the base"
         )
     if given["name"] not in METHODS:
         raise ValueError(f"no method is called {given['name']!r}; there are {', '.join(METHODS)}")

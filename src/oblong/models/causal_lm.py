@@ -20,6 +20,7 @@ from transformers import (
 from oblong.checkpoints.delta import apply_delta, read_delta
 from oblong.checkpoints.locate import locate_model
 from oblong.errors import CorruptCheckpointError, UnsupportedFormatError
+from oblong.models.added_modules import attach_described
 from oblong.models.names import match_parameters
 from oblong.models.quiet import quiet_transformers
 
@@ -51,7 +52,7 @@ def load_causal_lm(model: str, *, dtype: Dtype = "bfloat16", delta: Path | None 
         model: a directory, a `.safetensors` file with `config.json` and tokenizer beside it, a `.gguf` file, a Hub id
             or `demo`.
         dtype: of every floating-point parameter in memory.
-        delta: a delta checkpoint to put on top.
+        delta: a delta checkpoint to put on top, with the modules that it adds.
 
     Raises:
         ModelNotFoundError: no model under this name.
@@ -67,6 +68,7 @@ def load_causal_lm(model: str, *, dtype: Dtype = "bfloat16", delta: Path | None 
     if delta is not None:
         changes = read_delta(delta)
         apply_delta(match_parameters(loaded, changes.tensors), changes)
+        attach_described(loaded, changes)
     return LoadedModel(model=loaded, tokenizer=tokenizer, path=path)
 
 

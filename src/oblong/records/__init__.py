@@ -20,7 +20,15 @@ from oblong.records.interval import Interval
 from oblong.records.packed_spectrum import PackedSpectrum
 from oblong.records.plan import Budget, Plan, PlannedTensor, Rule, Totals
 from oblong.records.relearning import RelearnedScores, RelearnedText, RelearningProbe
-from oblong.records.run import DataSource, DeltaManifest, Run, RunStatus, TensorDigest, TrainingPoint
+from oblong.records.run import (
+    DataSource,
+    DeltaManifest,
+    ModulesManifest,
+    Run,
+    RunStatus,
+    TensorDigest,
+    TrainingPoint,
+)
 from oblong.records.scan import (
     HEAD_ROLES,
     CheckpointFile,
@@ -93,6 +101,7 @@ __all__ = [
     "LearningForgettingCurve",
     "LoraShape",
     "Measures",
+    "ModulesManifest",
     "NormaliserInfo",
     "PackedSpectrum",
     "Part",

@@ -31,6 +31,10 @@ class CorpusScore(Part):
     data: DataSource
     new_domain: bool = Field(description="the domain that is being learned, as against general text")
     documents: tuple[DocumentScore, ...]
+    answered: Mapping[str, float] | None = Field(
+        default=None,
+        description="of a model with added modules: the share of windows that the base and each task's part answered",
+    )
 
     @property
     def num_tokens(self) -> int:

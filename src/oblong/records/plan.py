@@ -19,7 +19,9 @@ class Budget(Part):
 
     text: str = Field(description="as given: `100` tensors, `10M` parameters, `5%` of all parameters")
     unit: str = Field(pattern="^(tensors|parameters)$")
-    amount: int = Field(gt=0, description="tensors or parameters, after resolving a percentage")
+    amount: int = Field(
+        ge=0, description="tensors or parameters, after resolving a percentage; 0 where modules are added instead"
+    )
 
 
 class Rule(Part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -14,6 +14,10 @@ RUN_KIND: Final = "oblong.run"
 RUN_SCHEMA_VERSION: Final = 2
 MANIFEST_KIND: Final = "oblong.delta"
 MANIFEST_SCHEMA_VERSION: Final = 1
+
+ModulesKind = Literal["columns", "experts"]
+Routing = Literal["gate", "softmax", "gumbel", "base"]
+BASE_TASK: Final = "base"
 
 
 class RunStatus(StrEnum):
@@ -86,6 +90,19 @@ class TensorDigest(Part):
     )
 
 
+class ModulesManifest(Part):
+    """Modules that a tuned model has beside those of its base, a part of them for each task that it learned."""
+
+    kind: ModulesKind
+    routing: Routing = Field(description="who decides which part answers where nobody tells the task; base: it does")
+    tasks: tuple[str, ...] = Field(min_length=1, description="what was learned, in order; task 0 is the base")
+    ranks: tuple[int, ...] = Field(description="of each task's part")
+    targets: tuple[str, ...] = Field(
+        default=(), description="last components of the names of layers that have parts; empty where every layer has"
+    )
+    tensors: Mapping[str, str] = Field(description="SHA-256 of the bytes of each tensor in modules.safetensors")
+
+
 class DeltaManifest(Record):
     """What a delta checkpoint changes and, tensor by tensor, what it does not."""
 
@@ -95,4 +112,5 @@ class DeltaManifest(Record):
     plan_digest: str
     changed: Mapping[str, TensorDigest]
     frozen: Mapping[str, TensorDigest]
+    modules: ModulesManifest | None = Field(default=None, description="what was added to the base; null if nothing was")
     provenance: Provenance

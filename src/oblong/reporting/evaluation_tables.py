@@ -73,11 +73,22 @@ def describe_columns(rows: tuple[CorpusRow, ...]) -> str:
     return f"loss{interval} and KL(base || model) in nats per token"
 
 
+def describe_answers(evaluation: Evaluation) -> tuple[str, ...]:
+    """Who answered each text, of a model with added modules: a sentence per corpus."""
+    return tuple(
+        f"{name} was answered by {', '.join(f'{part} {share:.0%}' for part, share in score.answered.items())}"
+        for name, score in evaluation.corpora.items()
+        if score.answered
+    )
+
+
 def describe_drift(evaluation: Evaluation) -> str | None:
     """One sentence on how far the weights moved; null where that was not measured."""
     drift = evaluation.drift
     if drift is None:
         return None
+    if drift.num_changed_tensors == 0:
+        return "no tensor of the base changed"
     relative = "not a finite number" if drift.relative_change is None else f"{drift.relative_change:.3g}"
     return (
         f"{drift.num_changed_tensors} tensors changed; {drift.fraction_moved:.1%} of their"

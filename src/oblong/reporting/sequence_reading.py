@@ -27,10 +27,11 @@ def describe_sequence(comparison: Comparison) -> tuple[str, ...]:
         return ()
     control = next((arm for arm in sequence.arms if arm.arm == comparison.control and not arm.told), None)
     sections = [section for key in COMPARED for section in measure_sections(comparison) if section.key == key]
+    told = [arm for arm in sequence.arms if arm.told and arm.measures is not None]
     texts = (
         f"{join_names(sequence.tasks)} were learned one after the other. {_describe_arm(control)}",
         " ".join(_compare(section, comparison.control) for section in sections),
-        *(_describe_told(arm) for arm in sequence.arms if arm.told and arm.measures is not None),
+        *(_describe_told(arm, alone=len(told) == 1) for arm in told),
         _describe_broken(comparison),
     )
     return tuple(text for text in texts if text)
@@ -71,11 +72,12 @@ def _describe_row(key: str, row: MeasureRow) -> str:
     return f"{row.label} {WORDS[key][gap.mean < 0]} ({gap.mean:+.4f}, {format_p_value(p_value)})"
 
 
-def _describe_told(arm: ArmSequence) -> str:
+def _describe_told(arm: ArmSequence, *, alone: bool) -> str:
     assert arm.measures is not None
+    less = "No other arm is told as much" if alone else "The control is told less"
     return (
-        f"Told which task a text is of, {arm.arm} {_describe_measures(arm.measures)}. No other arm is told as much, so "
-        "this is not compared with the control."
+        f"Told which task a text is of, {arm.arm} {_describe_measures(arm.measures)}. {less}, so this is not compared "
+        f"with {'the control' if alone else 'it'}."
     )
 
 

@@ -70,6 +70,17 @@ def freeze_to_plan(
         PlanMismatchError: see `apply_plan`; the model is untouched then.
     """
     planned = _find_planned(model, plan, stored=stored, allow_other_weights=allow_other_weights)
+    return freeze_whole(model, plan, planned)
+
+
+def freeze_whole(model: PreTrainedModel, plan: Plan, planned: Mapping[str, nn.Parameter]) -> AppliedPlan:
+    """Let nothing of a model train, for an adapter that puts something beside or on it.
+
+    Args:
+        model: changed in place.
+        plan: what may change.
+        planned: its parameters by tensor name.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -2,7 +2,8 @@
 
 The chain is one of deltas on one base. A run `after` another starts from the base with that run's delta on it, and its
 own delta is again relative to the base: any task's delta stands alone, and frozen tensors are proved against the base
-throughout. Between two tasks the weights are rounded to the file's dtype, as a finished run gives them back.
+throughout. Between two tasks the weights are rounded to the file's dtype, as a finished run gives them back. Modules
+beside the base come along whole, and get a part for the new task.
 
 What a method knows of finished tasks comes along in two files of the earlier run: its memory (importances, owners of
 weights, sums of gradients) and the anchor, to which a sample of the finished task's own text is added as one more group
@@ -56,13 +57,14 @@ def read_finished_task(recipe: TuneRecipe, plan: Plan) -> FinishedTask | None:
 
     Raises:
         RecordError, CorruptCheckpointError, VerificationError: the run is not whole.
-        PlanMismatchError: it trained other tensors.
+        PlanMismatchError: it trained other tensors, or added modules where this run does not, or the reverse.
         UserError: it diverged, or its method's memory was not kept.
     """
     if recipe.after is None:
         return None
     folder = Path(recipe.after)
     tuned = read_tuned_run(folder)
+    _refuse_other_sort(folder, tuned.delta, recipe)
     if tuned.plan.tensor_names != plan.tensor_names:
         raise PlanMismatchError(f"after: {folder} trained other tensors than the Plan of this run: give both one Plan")
     if tuned.run.status is RunStatus.DIVERGED:
@@ -70,6 +72,16 @@ def read_finished_task(recipe: TuneRecipe, plan: Plan) -> FinishedTask | None:
     return FinishedTask(
         folder=folder, run=tuned.run, delta=tuned.delta, memory=_read_memory(folder, tuned.run.recipe, recipe)
     )
+
+
+def _refuse_other_sort(folder: Path, delta: Delta, recipe: TuneRecipe) -> None:
+    had = delta.manifest.modules is not None
+    wants = recipe.adapter is not None and recipe.adapter.adds_modules
+    if had != wants:
+        sorts = {True: "adds modules beside the base", False: "changes tensors of the base"}
+        raise PlanMismatchError(
+            f"after: {folder} {sorts[had]}, and this run {sorts[wants]}: one sequence does one or the other"
+        )
 
 
 def _read_memory(folder: Path, before: Mapping[str, Any], now: TuneRecipe) -> State | None:

@@ -16,7 +16,7 @@ from oblong.checkpoints.base import Checkpoint
 from oblong.checkpoints.delta import Delta, apply_delta, create_directory, is_empty_directory
 from oblong.errors import OutputExistsError, UserError, VerificationError
 from oblong.models.stored_tensors import open_stored_tensors
-from oblong.tuning.verify import compare_with_base, locate_base, read_tuned_run
+from oblong.tuning.verify import compare_with_base, locate_base, read_tuned_run, refuse_merging
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
@@ -39,10 +39,12 @@ def merge_run(directory: Path, output: Path, *, base: str | None = None, force: 
         OutputExistsError: `output` exists and `force` is false.
         UserError: `output` exists and is no model directory, so that even `force` must not remove it.
         VerificationError: the base model or the delta is not what the manifest says.
+        UserError: the run added modules to the model.
         OutputWriteError: the disk is full or the place is not writable; what existed before is untouched.
     """
     _refuse_existing(output, force=force)
     delta = read_tuned_run(directory).delta
+    refuse_merging(directory, delta)
     path = locate_base(delta.manifest, base)
     stored = open_stored_tensors(path)
     problems = list(compare_with_base(stored, delta.manifest))

@@ -20,7 +20,7 @@ from oblong.methods.recipe_fields import (
 )
 from oblong.records.base import Part
 from oblong.records.recipe import describe_recipe_errors, load_recipe_data
-from oblong.tuning.adapters.recipe import AdapterRecipe, explain_conflict
+from oblong.tuning.adapters.recipe import AdapterRecipe, explain_conflict, explain_missing_gate
 
 COMMAND_LINE: Final = Path("command line")
 
@@ -46,7 +46,8 @@ class TuneRecipe(Part):
     )
     adapter: AdapterRecipe | None = Field(
         default=None,
-        description="what trains in place of a Plan's tensors: lora, full, lisa, osf; with a plan, on its tensors only",
+        description="what trains in place of a Plan's tensors: lora, full, lisa, osf (with a plan, on its tensors "
+        "only), or beside the base: columns, experts",
     )
     data: DataRecipe = Field(description="training text; a bare string is its source")
     output: str = Field(min_length=1, description="directory of the Run; must not exist yet")
@@ -106,7 +107,7 @@ class TuneRecipe(Part):
     @model_validator(mode="after")
     def _check_what_trains(self) -> Self:
         if self.plan is None and self.adapter is None:
-            raise ValueError("give a plan, from `oblong plan`, or an adapter: lora, full, lisa, osf")
+            raise ValueError(f"give a plan, from `oblong plan`, or an adapter: {', '.join(AdapterRecipe.model_fields)}")
         if self.plan is not None and self.adapter is not None and self.adapter.full is not None:
             raise ValueError("adapter: full trains every tensor, a plan some: give one of them")
         if (conflict := explain_conflict(self.adapter, self.method)) is not None:
@@ -119,12 +120,26 @@ class TuneRecipe(Part):
             raise ValueError(missing)
         if (unkept := explain_unkept_modules(self.method)) is not None:
             raise ValueError(unkept)
+        gateless = explain_missing_gate(
+            self.adapter, has_anchor=self.anchor is not None, goes_on=self.after is not None
+        )
+        if gateless is not None:
+            raise ValueError(gateless)
         return self
 
     @property
     def uses_anchor(self) -> bool:
-        """Whether there is old data and a method that takes it."""
-        return takes_anchor(self.method, self.anchor)
+        """Whether there is old data and a method that takes it, or a gate that is fitted on it."""
+        return takes_anchor(self.method, self.anchor) or self.fits_gate
+
+    @property
+    def fits_gate(self) -> bool:
+        """Whether old data shows an adapter's gate what the base is for; later runs of a sequence take it over."""
+        return self.after is None and self._has_gated_anchor
+
+    @property
+    def _has_gated_anchor(self) -> bool:
+        return self.anchor is not None and self.adapter is not None and self.adapter.can_use_gate
 
     @property
     def is_data_free(self) -> bool:
@@ -132,9 +147,11 @@ class TuneRecipe(Part):
 
         The text of a task that was learned before is old text.
         """
-        if self.anchor is None or self.method is None or not self.uses_anchor:
+        if self.anchor is None or not (self.uses_anchor or self._has_gated_anchor):
             return True
-        sees_tasks_before = self.after is not None and not METHODS[self.method.name].old_data_once
+        sees_tasks_before = (
+            self.after is not None and self.method is not None and not METHODS[self.method.name].old_data_once
+        )
         return set(self.anchor.sources) == {SELF_GENERATED} and not sees_tasks_before
 
     @property

@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 import torch
 
 from oblong.corpora import Documents
+from oblong.errors import UserError
 from oblong.evaluation.evaluate import Corpus, score_corpora
 from oblong.evaluation.statistics import bootstrap_difference
 from oblong.evaluation.suite import answer_suite
@@ -125,9 +126,11 @@ def probe_relearning(
     Raises:
         RecordError, CorruptCheckpointError, ModelNotFoundError: the run or its base is not whole.
         DataError: a text cannot be used.
+        UserError: the run added modules, and has no tensors to relearn with.
         NonFinitePredictionError: a model predicts NaN or infinity, as after steps at too high a learning rate.
     """
     tuned = read_tuned_run(run)
+    refuse_modules(run, tuned)
     recipe = TuneRecipe.model_validate(tuned.run.recipe)
     model = str(locate_base(tuned.delta.manifest, base))
     measure = partial(_score, corpora=corpora, suite=suite, window=recipe.sequence_length)
@@ -164,8 +167,10 @@ def relearn_both(
     Raises:
         RecordError, CorruptCheckpointError, ModelNotFoundError: the run or its base is not whole.
         DataError: the text cannot be used.
+        UserError: the run added modules, and has no tensors to relearn with.
     """
     tuned = read_tuned_run(run)
+    refuse_modules(run, tuned)
     recipe = _make_recipe(tuned, old_text, steps, learning_rate)
     model = str(locate_base(tuned.delta.manifest, base))
 
@@ -181,6 +186,20 @@ def relearn_both(
 
     with use_threads(recipe.threads), quiet_transformers():
         return relearn(None), relearn(run / tuned.run.delta)
+
+
+def refuse_modules(run: Path, tuned: TunedRun) -> None:
+    """Stop where there are no tensors to relearn with.
+
+    Raises:
+        UserError: the run added modules, and left the base as it is.
+    """
+    modules = tuned.delta.manifest.modules
+    if modules is not None:
+        raise UserError(
+            f"{run}: relearning trains the tensors that a run trained, and this one trained {modules.kind} beside the "
+            "base, which is there bit for bit: what the base knew comes back by telling task 0"
+        )
 
 
 def _make_recipe(tuned: TunedRun, old_text: Documents, steps: int, learning_rate: float | None) -> TuneRecipe:

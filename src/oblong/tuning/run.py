@@ -101,7 +101,7 @@ def _run(
     start = stored if before is None else ChangedTensors(stored, before.delta.tensors)
     blocks, num_steps = build_training_blocks(documents.texts, loaded.tokenizer, recipe)
     unstored = digest_unstored(loaded.model, stored)
-    adapter = apply_recipe(loaded.model, plan, recipe, stored=start)
+    adapter = apply_recipe(loaded.model, plan, recipe, stored=start, task=documents.name)
 
     workspace = open_workspace(Path(recipe.output), recipe, plan, documents.describe(), resume=resume)
     if (workspace / RUN_FILE).exists():  # killed between the last write and the renaming
@@ -109,6 +109,8 @@ def _run(
     checkpoints = workspace / CHECKPOINTS_DIRECTORY
     finished = partial(adapter.as_finished, getattr(torch, recipe.dtype))
     method = build_method(recipe.method or PlainOptions())
+    anchor = obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE, before=before)
+    adapter.start(blocks.blocks, anchor)
     result = train(
         adapter.applied,
         blocks,
@@ -116,7 +118,7 @@ def _run(
         num_steps=num_steps,
         checkpoints=checkpoints,
         method=method,
-        anchor=obtain_anchor(recipe, loaded, workspace / ANCHOR_FILE, before=before),
+        anchor=anchor,
         memory=None if before is None else before.memory,
         callbacks=adapter.list_callbacks(),
         on_progress=on_progress,
@@ -126,7 +128,10 @@ def _run(
     run = describe_run(recipe, adapter, documents, result)
     adapter.save(workspace / ADAPTER_DIRECTORY)
     proof = prove_frozen(adapter.fold(), stored, model_name=recipe.model, unstored=unstored)
-    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, proof.manifest, replace=True)
+    modules = adapter.describe_modules()
+    manifest = proof.manifest.model_copy(update={"modules": None if modules is None else modules.manifest})
+    added = None if modules is None else modules.tensors
+    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, manifest, modules=added, replace=True)
     if recipe.keep_for_next and not result.diverged:
         write_memory(workspace, method)
     run.write(workspace / RUN_FILE)

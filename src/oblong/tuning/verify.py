@@ -10,7 +10,7 @@ import torch
 
 from oblong.checkpoints.delta import Delta, digest_tensor, name_dtype, read_delta
 from oblong.checkpoints.locate import locate_model
-from oblong.errors import ModelNotFoundError, VerificationError
+from oblong.errors import ModelNotFoundError, UserError, VerificationError
 from oblong.methods import METHODS
 from oblong.models.stored_tensors import StoredTensors, open_stored_tensors
 from oblong.records import DeltaManifest, Plan, Run, TensorDigest
@@ -33,10 +33,12 @@ class Verification:
     Attributes:
         checks: what was proved, in order.
         fraction_moved: share of the trained tensors' elements that differ from the base, 0 to 1.
+        modules: what was added beside the base, such as `columns`; None if nothing was.
     """
 
     checks: tuple[Check, ...]
     fraction_moved: float
+    modules: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ def verify_run(directory: Path, *, base: str | None = None, merged: str | None =
 
     Raises:
         VerificationError: anything is not as it should be; every tensor concerned is named.
+        UserError: there can be no merged model, because the run added modules.
         ModelNotFoundError, RecordError, CorruptCheckpointError: a file is missing or invalid.
     """
     tuned = read_tuned_run(directory)
@@ -78,19 +81,42 @@ def verify_run(directory: Path, *, base: str | None = None, merged: str | None =
         *_compare_records(tuned),
         *compare_with_base(stored, manifest),
         *_find_unmoved(stored, tuned.delta, tuned.run),
+        *_find_unlearned(tuned.delta),
     ]
     checks = [
         Check(statement="the delta changes the Plan's tensors and no others", num_tensors=len(manifest.changed)),
         Check(statement="outside the Plan: the base on the disk is what was frozen", num_tensors=len(manifest.frozen)),
         Check(statement="inside the Plan: trained from that base, and moved", num_tensors=len(manifest.changed)),
     ]
+    if manifest.modules is not None:
+        added = f"added {manifest.modules.kind}: what the manifest says, and trained"
+        checks = [
+            Check(statement="the base on the disk is what was frozen, whole", num_tensors=len(manifest.frozen)),
+            Check(statement=added, num_tensors=len(manifest.modules.tensors)),
+        ]
     if merged is not None:
+        refuse_merging(directory, tuned.delta)
         problems += _compare_merged(open_stored_tensors(locate_model(merged)), manifest)
         num_tensors = len(manifest.changed) + len(manifest.frozen)
         checks.append(Check(statement="the merged model: delta inside, base outside", num_tensors=num_tensors))
     if problems:
         raise VerificationError(problems)
-    return Verification(checks=tuple(checks), fraction_moved=summarise_moved(manifest))
+    modules = None if manifest.modules is None else manifest.modules.kind
+    return Verification(checks=tuple(checks), fraction_moved=summarise_moved(manifest), modules=modules)
+
+
+def refuse_merging(directory: Path, delta: Delta) -> None:
+    """Stop where a model is more than weights of its architecture.
+
+    Raises:
+        UserError: the run added modules.
+    """
+    modules = delta.manifest.modules
+    if modules is not None:
+        raise UserError(
+            f"{directory}: its model has {modules.kind} beside the base, more modules than its architecture has, so it "
+            f"cannot be merged into a normal model: use base and delta together (`--delta {directory / 'delta'}`)"
+        )
 
 
 def locate_base(manifest: DeltaManifest, base: str | None) -> Path:
@@ -154,6 +180,17 @@ def _find_unmoved(stored: StoredTensors, delta: Delta, run: Run) -> Iterator[str
             yield f"{name}: in the Plan, but no element of it moved"
         elif share != delta.manifest.changed[name].fraction_moved:
             yield f"{name}: {share:.4%} of it moved, the manifest says otherwise"
+
+
+def _find_unlearned(delta: Delta) -> Iterator[str]:
+    """A part that says nothing: what it would add is still zero, as it began."""
+    if delta.manifest.modules is None:
+        return
+    newest = len(delta.manifest.modules.tasks) - 1
+    columns = [name for name in delta.modules if name.startswith(f"columns.{newest}.") and name.endswith(".writer")]
+    experts = [name for name in delta.modules if name.startswith("updates.") and name.endswith(f".writers.{newest}")]
+    if not any(bool(delta.modules[name].any()) for name in (*columns, *experts)):
+        yield f"added {delta.manifest.modules.kind}: the newest has learned nothing, all that it adds is zero"
 
 
 def _compare_merged(merged: StoredTensors, manifest: DeltaManifest) -> Iterator[str]:

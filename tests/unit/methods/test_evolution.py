@@ -79,12 +79,13 @@ def test_children_have_no_gene_twice_and_inherit_what_both_have() -> None:
     assert all(len(set(genes)) == 2 for genes in drawn)
 
 
-@given(st.data())
-def test_children_of_any_parents_have_open_genes_alone(data: st.DataObject) -> None:
-    groups = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True))
-    num_deleted = data.draw(st.integers(1, len(groups)))
-    one, other = (tuple(data.draw(st.permutations(groups))[:num_deleted]) for _ in range(2))
-    child = cross(one, other, groups, np.random.default_rng(data.draw(st.integers(0, 100))))
+@given(seed=st.integers(0, 2**32 - 1), num_groups=st.integers(1, 12))
+def test_children_of_any_parents_have_open_genes_alone(seed: int, num_groups: int) -> None:
+    generator = np.random.default_rng(seed)
+    groups = [int(group) for group in generator.choice(41, num_groups, replace=False)]
+    num_deleted = int(generator.integers(1, num_groups + 1))
+    one, other = (tuple(int(gene) for gene in generator.permutation(groups)[:num_deleted]) for _ in range(2))
+    child = cross(one, other, groups, generator)
     assert len(child) == len(set(child)) == num_deleted
     assert set(child) <= set(groups)
 

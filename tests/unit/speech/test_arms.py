@@ -196,6 +196,7 @@ def test_one_model_takes_one_arm(tmp_path: Path) -> None:
         ({"adaptor_only": True, "allow_other_weights": True}, "goes with a plan"),
         ({"lora": {"rank": 0}}, "greater than 0"),
         ({"lora": {"ranks": 1}}, "Extra inputs"),
+        ({"columns": {"rank": 2}}, r"columns stay beside the language model.*take lora: \{audio_gated: true\}"),
     ],
 )
 def test_an_arm_is_exactly_one_thing(fields: dict[str, Any], message: str) -> None:

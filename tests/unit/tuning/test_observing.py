@@ -28,7 +28,15 @@ def run_tuning(folder: Path, output: str, look: Look | None = None, **fields: An
     recipe = make_recipe(folder, output=str(folder / output), schedule="constant", **fields)
     observer = None if look is None else Observer(steps=frozenset({2, 4, 6}), look=look)
     tune(recipe, observer=observer)
-    return dict(read_delta(folder / output / "delta").tensors)
+    delta = read_delta(folder / output / "delta")
+    return {**delta.tensors, **delta.modules}
+
+
+BESIDE: tuple[dict[str, Any], ...] = (
+    {"columns": {"rank": 2}},
+    {"experts": {"rank": 2}},
+    {"experts": {"rank": 2, "routing": "gumbel"}},
+)
 
 
 def score(loaded: LoadedModel) -> dict[str, CorpusScore]:
@@ -41,7 +49,15 @@ def is_bit_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("fields", [{}, {"method": WISE_FT}, *({"adapter": name, "plan": None} for name in ADAPTERS)])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"method": WISE_FT},
+        *({"adapter": name, "plan": None} for name in ADAPTERS),
+        *({"adapter": part, "plan": None, "anchor": {"sources": "self_generated", "blocks": 2}} for part in BESIDE),
+    ],
+)
 def test_states_are_what_shorter_runs_end_in_and_the_end_is_that_of_a_run_nobody_looked_at(
     tmp_path: Path, dtype: Dtype, fields: dict[str, Any]
 ) -> None:

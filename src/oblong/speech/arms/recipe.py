@@ -47,6 +47,17 @@ class ArmRecipe(Part):
         default=False, description="accept a Plan made from other weights of the same names and shapes"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_other_adapters(cls, value: Any) -> Any:
+        beside = [name for name in ("columns", "experts") if isinstance(value, dict) and name in value]
+        if beside:
+            raise ValueError(
+                f"{beside[0]} stay beside the language model, and a speech delta holds tensors of the adaptor and the "
+                "language model alone: take lora: {audio_gated: true}, which leaves text as it was bit for bit"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check_choice(self) -> Self:
         if (self.plan is not None) + self.adaptor_only + (self.lora is not None) != 1:

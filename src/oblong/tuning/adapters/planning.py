@@ -12,6 +12,7 @@ from oblong.checkpoints.roles import classify_role, find_layer
 from oblong.errors import SelectionError
 from oblong.models.stored_tensors import StoredTensors
 from oblong.records import Budget, Plan, PlannedTensor, Provenance, Rule, Totals
+from oblong.records.base import digest_bytes
 from oblong.tuning.adapters.recipe import AdapterRecipe, Targets
 
 # Attention and MLP; not the router, the embedding or the head, as in a Plan's default.
@@ -25,7 +26,7 @@ CRITERION: Final = "adapter"
 
 
 def plan_adapter(adapter: AdapterRecipe, stored: StoredTensors, *, model: str, name: str | None = None) -> Plan:
-    """List the tensors that an adapter can change, with their digests.
+    """List the tensors that an adapter can change, with their digests; none for one that stays beside the base.
 
     Args:
         adapter: which.
@@ -37,6 +38,8 @@ def plan_adapter(adapter: AdapterRecipe, stored: StoredTensors, *, model: str, n
         SelectionError: it can change none, or a target names nothing.
     """
     checkpoint = stored.checkpoint
+    if adapter.adds_modules:
+        return _plan_nothing(adapter, stored, model=model, name=name)
     chosen = [tensor for tensor in list_weights(checkpoint) if _make_filter(adapter)(tensor)]
     targeted = adapter.lora or adapter.osf
     if targeted is not None:
@@ -68,6 +71,47 @@ def plan_adapter(adapter: AdapterRecipe, stored: StoredTensors, *, model: str, n
         notes=("made from the model's file alone, without a Scan: every tensor that the adapter can change",),
         provenance=Provenance.here(),
     )
+
+
+def _plan_nothing(adapter: AdapterRecipe, stored: StoredTensors, *, model: str, name: str | None) -> Plan:
+    """A Plan without tensors; its note names the weights, so that a resumed run notices another base."""
+    resolve_expert_targets(adapter, stored)
+    weights = "".join(f"{tensor}={stored.digest(tensor)};" for tensor in stored.names)
+    return Plan(
+        name=name or adapter.kind,
+        model=model,
+        layout_digest=describe(stored.checkpoint.source).layout_digest,
+        scan_digest="",
+        rule=Rule(
+            criterion=CRITERION,
+            order="lowest",
+            within="model",
+            budget=Budget(text="0p", unit="parameters", amount=0),
+        ),
+        totals=Totals(num_tensors=0, num_parameters=0, share=0.0, by_role={}),
+        tensors=(),
+        notes=(
+            f"the adapter {adapter.kind} trains modules beside the base, and no tensor of it",
+            f"the base's weights together: {digest_bytes(weights.encode())}",
+        ),
+        provenance=Provenance.here(),
+    )
+
+
+def resolve_expert_targets(adapter: AdapterRecipe, stored: StoredTensors) -> tuple[str, ...]:
+    """The ends of the names of the layers that get experts; none for another adapter.
+
+    Raises:
+        SelectionError: a target names nothing.
+    """
+    if adapter.experts is None:
+        return ()
+    targets = adapter.experts.targets
+    linear = [tensor for tensor in list_weights(stored.checkpoint) if is_linear(tensor)]
+    _check_targets(targets, linear, stored.checkpoint)
+    if targets != "all-linear":
+        return targets
+    return tuple(sorted({_module(tensor.name).rpartition(".")[2] for tensor in linear}))
 
 
 def list_weights(checkpoint: Checkpoint) -> Iterator[TensorInfo]:

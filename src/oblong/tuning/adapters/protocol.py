@@ -1,4 +1,7 @@
-"""What an adapter is to the training loop: it trains, and it ends as weights of the base's own tensors."""
+"""What an adapter is to the training loop: it trains, and it ends as weights of the base's own tensors.
+
+Columns and experts end beside them instead: nothing is folded, and the delta holds modules.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
+from oblong.methods import AnchorData
+from oblong.models.added_modules import ModuleTensors
 from oblong.models.stored_tensors import StoredTensors
 from oblong.tuning.apply import AppliedPlan
 from oblong.tuning.observing import as_stored
@@ -27,6 +33,15 @@ class Adapter(Protocol):
     def describe(self) -> str | None:
         """One line for the Run: what trains in place of the Plan's tensors; None where they do themselves."""
         return None
+
+    def start(self, blocks_NT: Tensor, anchor: AnchorData | None) -> None:
+        """Before the first step, also before a resume: see what is going to be learned, and the old data.
+
+        Args:
+            blocks_NT: the training text, num_blocks x sequence_length.
+            anchor: old data, if there is any.
+        """
+        return
 
     def list_callbacks(self) -> Sequence[TrainerCallback]:
         """What the loop must call."""
@@ -47,6 +62,10 @@ class Adapter(Protocol):
     def fold(self) -> AppliedPlan:
         """Put what was learned into the Plan's tensors and leave the model with its own modules."""
         return self.applied
+
+    def describe_modules(self) -> ModuleTensors | None:
+        """After `fold`: what stays beside the base and belongs into the delta; None where all is in the tensors."""
+        return None
 
 
 class WholeTensors(Adapter):
