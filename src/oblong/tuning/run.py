@@ -15,6 +15,7 @@ from oblong.checkpoints.locate import locate_model
 from oblong.corpora import Documents
 from oblong.methods import build_method
 from oblong.methods.options import PlainOptions
+from oblong.models.added_modules import ModuleTensors
 from oblong.models.causal_lm import load_causal_lm
 from oblong.models.quiet import quiet_transformers
 from oblong.models.stored_tensors import ChangedTensors, open_stored_tensors
@@ -26,7 +27,7 @@ from oblong.tuning.chaining import read_finished_task, write_memory
 from oblong.tuning.data import build_training_blocks, read_training_text
 from oblong.tuning.memory import measure_peak_memory
 from oblong.tuning.observing import Observation, Observer
-from oblong.tuning.prove import digest_unstored, prove_frozen
+from oblong.tuning.prove import Proof, digest_unstored, prove_frozen
 from oblong.tuning.recipe import TuneRecipe
 from oblong.tuning.trainer import ProgressCallback, StepRecord, TrainingResult, train
 from oblong.tuning.workspace import (
@@ -128,14 +129,20 @@ def _run(
     run = describe_run(recipe, adapter, documents, result)
     adapter.save(workspace / ADAPTER_DIRECTORY)
     proof = prove_frozen(adapter.fold(), stored, model_name=recipe.model, unstored=unstored)
-    modules = adapter.describe_modules()
-    manifest = proof.manifest.model_copy(update={"modules": None if modules is None else modules.manifest})
-    added = None if modules is None else modules.tensors
-    write_delta(workspace / DELTA_DIRECTORY, proof.tensors, manifest, modules=added, replace=True)
+    write_proved(workspace / DELTA_DIRECTORY, proof, adapter.describe_modules())
     if recipe.keep_for_next and not result.diverged:
         write_memory(workspace, method)
     run.write(workspace / RUN_FILE)
     return workspace, run
+
+
+def write_proved(folder: Path, proof: Proof, modules: ModuleTensors | None) -> None:
+    """The delta of a proved run: the tensors that changed, and the modules that stay beside the base, if any."""
+    if modules is None:
+        write_delta(folder, proof.tensors, proof.manifest, replace=True)
+        return
+    manifest = proof.manifest.model_copy(update={"modules": modules.manifest})
+    write_delta(folder, proof.tensors, manifest, modules=modules.tensors, replace=True)
 
 
 def describe_run(recipe: TuneRecipe, adapter: Adapter, documents: Documents, result: TrainingResult) -> Run:

@@ -99,7 +99,7 @@ class ColumnsOptions(Part):
     )
 
 
-class ExpertsOptions(Part):
+class ExpertsOptions(_TargetedOptions):
     """Experts: low-rank updates for each task, of which one or none answers a sequence.
 
     Source: Aljundi, Chakravarty and Tuytelaars 2017 (gate); Rosenbaum, Klinger and Riemer 2018 (routing).
@@ -114,11 +114,6 @@ class ExpertsOptions(Part):
         description="who chooses where the task is not told: a gate that is fitted on old data and on each task's own, "
         "or a router that trains along, mixing the experts or drawing one",
     )
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _accept_one_name(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) and value != "all-linear" else value
 
     @field_validator("targets")
     @classmethod
